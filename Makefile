@@ -1,0 +1,71 @@
+# Everything that a person or a CI run does. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_WORKERS ?= 2
+C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch])
+
+say = @printf '\033[1m==>\033[0m %s\n'
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# -- set-up ---------------------------------------------------------------------------------------
+
+build/.debian: deploy/debian-packages.txt deploy/install-packages
+	$(say) "Debian packages"
+	@deploy/install-packages deploy/debian-packages.txt
+	@mkdir -p build && touch $@
+
+build/.venv: pyproject.toml build/.debian
+	$(say) "Python environment in $(VENV), from /usr/bin/python3 (the first time takes a minute or two)"
+	@/usr/bin/python3 -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: build/.venv ## install what is needed: Debian packages and a virtual environment
+
+build: setup ## BPF objects, gRPC stubs, native modules: what is out of date
+	$(say) "Build"
+	@$(BIN)/python controlplane/build.py
+
+# -- the two commands -----------------------------------------------------------------------------
+
+FILE ?=
+
+demo: build ## a real file crosses the fabric, under attack (FILE=/path to choose it); needs root
+	$(say) "Demo"
+	@$(BIN)/assent demo $(if $(FILE),--file '$(FILE)') --output build/demo.json
+
+test: build ## all tests; needs root for those that use the kernel
+	$(say) "Tests"
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
+
+# -- care -----------------------------------------------------------------------------------------
+
+lint: build ## ruff, mypy strict, clang-format
+	$(say) "Lint"
+	@$(BIN)/ruff check controlplane tests
+	@$(BIN)/ruff format --check controlplane tests
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run --Werror $(C_FILES)
+
+format: build ## apply ruff's and clang-format's formatting
+	@$(BIN)/ruff check --fix controlplane tests
+	@$(BIN)/ruff format controlplane tests
+	@$(BIN)/clang-format -i $(C_FILES)
+
+bench: build ## measure beside a peer in the same run; writes build/bench.md
+	$(say) "Bench"
+	@$(BIN)/assent bench all --output build/bench.md
+
+clean: ## remove what was built
+	@rm -rf build dist controlplane/assent/v1 controlplane/assent/objects controlplane/assent/_*.so
+
+distclean: clean ## and the virtual environment
+	@rm -rf $(VENV)
+
+.PHONY: help setup build demo test lint format bench clean distclean

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Rate limit by theoretical arrival time (the virtual scheduling form of GCRA, ITU-T I.371): one
+ * 64-bit time instead of a bucket and the moment of its last refill. `due` is when the sender would
+ * be level again; it may run `burst` ahead of now.
+ */
+#ifndef ASSENT_RATE_H
+#define ASSENT_RATE_H
+
+#include "reason.h"
+#include "types.h"
+
+#define ASSENT_RATE_TRIES 4
+
+static __always_inline enum assent_reason assent_rate_charge(__u64 *due, __u64 now, __u64 interval,
+							     __u64 burst)
+{
+	__u64 known = ASSENT_READ_ONCE(*due);
+
+	for (int i = 0; i < ASSENT_RATE_TRIES; i++) {
+		__u64 base = known > now ? known : now;
+		__u64 found;
+
+		if (base - now > burst)
+			return ASSENT_DROP_RATE_LIMITED;
+		found = assent_cmpxchg(due, known, base + interval);
+		if (assent_likely(found == known))
+			return ASSENT_ADMITTED;
+		known = found;
+	}
+	return ASSENT_DROP_CONTENDED;
+}
+
+#endif /* ASSENT_RATE_H */

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Every verdict there is. This enum is the only list: the API, the CLI, events and docs take names
+ * and numbers from it through BTF. A number, once released, keeps its meaning: add at the end.
+ *
+ * In the order in which the gate asks. REPLAY says both "seen before" and "older than the window":
+ * in either case the receiver cannot know that it has not seen the frame.
+ */
+#ifndef ASSENT_REASON_H
+#define ASSENT_REASON_H
+
+enum assent_reason {
+	ASSENT_ADMITTED = 0,
+	ASSENT_DROP_MALFORMED_LENGTH,    /* shorter or longer than its header says */
+	ASSENT_DROP_UNKNOWN_DESTINATION, /* not a cell of this host */
+	ASSENT_DROP_UNKNOWN_SOURCE,      /* the destination does not know this sender */
+	ASSENT_DROP_BARE_FRAME,          /* a 40-byte UTCP frame: it carries no tag */
+	ASSENT_DROP_MALFORMED_FLAGS,     /* flag bits or combinations that mean nothing */
+	ASSENT_DROP_NO_SESSION,          /* a known sender, but no handshake has been completed */
+	ASSENT_DROP_NO_COVENANT,  /* a known sender that the destination has not agreed to hear */
+	ASSENT_DROP_QUARANTINED,  /* a sender whose consent is suspended */
+	ASSENT_DROP_UNKNOWN_FLOW, /* a flow that was never opened */
+	ASSENT_DROP_BAD_TAG,      /* not made by the holder of the header key */
+	ASSENT_DROP_CLOCK_SKEW,   /* its timestamp is too far from the sender's known clock */
+	ASSENT_DROP_REPLAY,       /* seen before, or older than the replay window */
+	ASSENT_DROP_NO_ENDPOINT,  /* nobody has the flow open: what is admitted must be taken */
+	ASSENT_DROP_RATE_LIMITED, /* too many control frames in too little time */
+	ASSENT_DROP_NO_CREDIT,    /* more than the destination has reserved room for */
+	ASSENT_DROP_CONTENDED,    /* lost a race too often to be sure: refused, nothing changed */
+	ASSENT_REASON_COUNT,
+};
+
+#endif /* ASSENT_REASON_H */

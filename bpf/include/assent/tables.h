@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * What the dataplane keeps. Each field says who writes it; fields are grouped by cache line and by
+ * how often they change. Python reads these layouts from the BTF of the compiled gate.
+ */
+#ifndef ASSENT_TABLES_H
+#define ASSENT_TABLES_H
+
+#include "siphash.h"
+#include "wire.h"
+
+/* locals[cell]: a cell that lives on this host. Control plane writes. */
+struct assent_local {
+	__u32 index; /* stable small number of the cell on this host */
+	__u32 flags;
+};
+
+enum assent_session_flag {
+	ASSENT_SESSION_ESTABLISHED = 0x1, /* `current` holds a live header key */
+	ASSENT_SESSION_ALTERNATE = 0x2,   /* `alternate` holds a live header key too */
+	ASSENT_SESSION_COVENANTED = 0x4,  /* the local cell agreed to hear from the remote one */
+	ASSENT_SESSION_QUARANTINED = 0x8, /* and has suspended that */
+};
+
+/*
+ * sessions[(remote, local)], keyed by the first 32 bytes of an arriving header.
+ *
+ * The entry exists from the moment that a peer is provisioned, so that handshake frames can be told
+ * from junk; it becomes a session when ESTABLISHED is set. The control plane replaces it whole (the
+ * kernel swaps a hash element by pointer). A reader that still holds an element which was replaced
+ * and then reused for another pair checks the tag with another pair's state and refuses the frame:
+ * the race fails closed.
+ */
+struct assent_session {
+	/* line 0: all that a verdict on an established session reads */
+	struct assent_sip current; /* state after src and dst under the header key */
+	__u32 flags;               /* enum assent_session_flag */
+	__u32 flow_base;           /* slot of flow 0 in `flows`; flow f lives at flow_base + f */
+	__u32 flow_count;          /* flows 0 .. flow_count-1 may exist */
+	__u32 session_id;          /* names this session in events and in the control plane */
+	__s64 clock_offset;        /* sender's clock minus our monotonic clock, ns */
+	__u64 skew_limit;          /* ns either way; 0 = not checked */
+	/* line 1: keys for moments of change */
+	struct assent_sip alternate; /* the neighbouring epoch's header key, in its grace window */
+	struct assent_sip admission; /* handshake frames: key from the pre-shared key */
+	/* line 2: written by the gate, compare-and-swap */
+	__u64 handshake_newest; /* timestamp of the newest handshake frame admitted */
+	__u64 handshake_due;    /* rate limit: theoretical arrival time, monotonic ns */
+	__u64 control_due;      /* the same for flow 0 within a session */
+	__u64 reserved[5];
+};
+
+/*
+ * flows[slot]: one flow's accounting, one cache line, cumulative counters only. Shared with the
+ * endpoint by mmap, so neither side needs a system call to read or write it. All credit is counted
+ * in 64-byte blocks since the session began; what may still be sent is granted - spent.
+ *
+ * `tx_granted` and `rx_granted` only ever rise (compare-and-swap to the larger value), which makes
+ * a second writer harmless.
+ */
+struct assent_flow {
+	__u64 rx_granted;  /* promised to the peer; endpoint, control plane */
+	__u64 rx_spent;    /* arrived and charged; gate */
+	__u64 tx_granted;  /* promised by the peer; gate, from arriving `grant` fields */
+	__u64 tx_spent;    /* sent for the first time; endpoint */
+	__u32 rx_highest;  /* highest seq admitted; gate */
+	__u32 tx_seq;      /* last seq used; endpoint. Survives it, so no nonce is used twice */
+	__u32 rx_window;   /* blocks that rx_granted began with; control plane */
+	__u32 tx_window;   /* blocks that tx_granted began with; control plane */
+	__u32 replay_base; /* first chunk in `replay`; control plane */
+	__u16 replay_len;  /* sequence numbers in the replay window; 0 = flow not open */
+	__u8 replay_mask;  /* chunks in the ring, minus one */
+	__u8 grant_shift;  /* unit of the `grant` field: 64 << grant_shift bytes */
+	__u32 rx_next;     /* next seq to deliver in order; endpoint */
+	__u16 rx_open;     /* an endpoint is there to take frames; endpoint */
+	__u16 tx_pending;  /* data is sent and not yet receipted; endpoint */
+};
+
+/*
+ * replay[chunk]: part of a flow's replay window, a ring of words. A word holds 32 sequence numbers:
+ * the high half says which 32 (seq >> 5), the low half which of them were seen. See replay.h.
+ */
+#define ASSENT_REPLAY_WORDS 64
+#define ASSENT_REPLAY_WORD_BITS 32
+#define ASSENT_REPLAY_CHUNK_BITS (ASSENT_REPLAY_WORDS * ASSENT_REPLAY_WORD_BITS)
+#define ASSENT_REPLAY_MAX 8192
+
+struct assent_replay_chunk {
+	__u64 word[ASSENT_REPLAY_WORDS];
+};
+
+/* config[0]: what applies to all cells of the gate. Control plane writes. */
+struct assent_config {
+	__u64 handshake_interval; /* ns a handshake frame costs a peer */
+	__u64 handshake_burst;    /* ns that a peer may run ahead */
+	__u64 control_interval;
+	__u64 control_burst;
+	__u64 event_interval; /* least ns between two events of one reason on one CPU */
+};
+
+/* counters[reason], one per CPU. Gate writes. */
+struct assent_counter {
+	__u64 frames;
+	__u64 bytes;
+	__u64 events;     /* of those frames, how many were reported on the event ring */
+	__u64 next_event; /* monotonic ns before which no further event is emitted */
+};
+
+/* events: one refused frame, as the gate saw it. */
+struct assent_event {
+	__u64 time; /* monotonic ns */
+	__u32 reason;
+	__u32 ifindex;
+	__u32 session_id; /* 0 where no session was found */
+	__u32 frame_len;
+	__u8 head[ASSENT_ETH_LEN + ASSENT_HEADER_LEN]; /* zero past the frame's end */
+	__u8 reserved[2];
+};
+
+_Static_assert(sizeof(struct assent_session) == 192, "three cache lines");
+_Static_assert(__builtin_offsetof(struct assent_session, alternate) == 64, "line 1");
+_Static_assert(__builtin_offsetof(struct assent_session, handshake_newest) == 128, "line 2");
+_Static_assert(sizeof(struct assent_flow) == 64, "one cache line");
+_Static_assert(sizeof(struct assent_replay_chunk) == 512, "eight cache lines");
+_Static_assert(sizeof(struct assent_event) == 104, "no implicit padding");
+
+#endif /* ASSENT_TABLES_H */

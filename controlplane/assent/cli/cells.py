@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`assent cells`: who lives on this host, whom they know, and whom they agreed to hear."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from assent.cli.context import JsonFlag, cell_ref, connect, wants_json
+from assent.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from assent.v1.cells_pb2 import Cell, CreateRemoteRequest
+
+_PUBLIC_KEY_LEN = 32
+# An export is some 250 bytes; whatever is much longer is not one.
+_EXPORT_MAX_BYTES = 65_536
+
+CellName = Annotated[str, typer.Argument(metavar="NAME", help="Its name or its id.")]
+
+
+class FirstConsent(StrEnum):
+    """What a cell can be given when it is made known; nothing can be suspended yet."""
+
+    NONE = "none"
+    STANDING = "standing"
+
+
+class AnyConsent(StrEnum):
+    """What a known cell can be given."""
+
+    NONE = "none"
+    STANDING = "standing"
+    QUARANTINED = "quarantined"
+
+
+def register(root: typer.Typer) -> None:
+    """Adds the commands of this module."""
+    noun = typer.Typer(help="Identities: local cells, and the remote ones that they know.")
+    noun.command()(create)
+    noun.command()(add)
+    noun.command("list")(list_cells)
+    noun.command()(show)
+    noun.command()(remove)
+    noun.command()(consent)
+    noun.command()(export)
+    root.add_typer(noun, name="cells")
+
+
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    interface: Annotated[
+        str, typer.Option(metavar="IFACE", help="The interface that it speaks through.")
+    ],
+    json: JsonFlag = False,
+) -> None:
+    """Make an identity on this host; its private key never leaves it."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import CreateLocalRequest
+
+    with connect(ctx) as client:
+        cell = client.cells.CreateLocal(CreateLocalRequest(name=name, interface=interface))
+    said = f"{cell.name} lives on {cell.interface} as {cell.id.value.hex()}"
+    render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
+
+
+def add(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="With --from, in place of its own.")
+    ] = None,
+    public_key: Annotated[
+        str | None, typer.Option(metavar="HEX|@FILE", help="Its Ed25519 public key.")
+    ] = None,
+    consent: Annotated[
+        FirstConsent, typer.Option(help="Whether to hear from it.")
+    ] = FirstConsent.NONE,
+    mac: Annotated[
+        str | None, typer.Option(help="Where it is; found by the handshake if left out.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FILE|-", help="A line that `cells export` has printed."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make a remote cell known, by hand or from what its own host exported."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import CreateRemoteRequest
+
+    request = _imported(source) if source is not None else _typed(name, public_key)
+    if source is not None and public_key is not None:
+        raise InvalidArgument("--public-key", "is already in what --from reads")
+    request.MergeFrom(CreateRemoteRequest(name=name, mac=mac, consent=_consent(consent)))
+    with connect(ctx) as client:
+        cell = client.cells.CreateRemote(request)
+    said = f"{cell.name} is known as {cell.id.value.hex()}, consent: {_shown_consent(cell)}"
+    render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
+
+
+def list_cells(ctx: typer.Context, json: JsonFlag = False) -> None:
+    """List all cells, local ones first."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import ListCellsRequest, ListCellsResponse
+
+    with connect(ctx) as client:
+        reply = client.cells.List(ListCellsRequest())
+    cells = sorted(reply.cells, key=lambda cell: (not cell.local, cell.name))
+    rows = [
+        (
+            cell.name,
+            cell.id.value.hex(),
+            "local" if cell.local else "remote",
+            _shown_consent(cell),
+            None if cell.local else cell.has_psk,
+            cell.interface,
+            cell.mac,
+        )
+        for cell in cells
+    ]
+    render.emit(
+        wants_json(ctx, json),
+        ListCellsResponse(cells=cells),
+        lambda: render.table(
+            ("NAME", "ID", "KIND", "CONSENT", "PSK", "INTERFACE", "MAC"),
+            rows,
+            empty="no cells yet: see `assent cells create --help`",
+        ),
+    )
+
+
+def show(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
+    """Show one cell."""
+    from assent.cli import render
+
+    cell = _get(ctx, name)
+    rows: dict[str, object] = {
+        "name": cell.name,
+        "id": cell.id.value.hex(),
+        "public key": cell.public_key.hex(),
+        "kind": "local" if cell.local else "remote",
+        "mac": cell.mac,
+    }
+    if cell.local:
+        rows["interface"] = cell.interface
+    else:
+        rows |= {"consent": _shown_consent(cell), "psk": cell.has_psk}
+    render.emit(wants_json(ctx, json), cell, lambda: render.fields(rows))
+
+
+def remove(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
+    """Remove a cell with its sessions and keys."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import DeleteCellRequest
+
+    with connect(ctx) as client:
+        reply = client.cells.Delete(DeleteCellRequest(cell=cell_ref(name)))
+    render.emit(wants_json(ctx, json), reply, lambda: render.line(f"{name} is removed"))
+
+
+def consent(
+    ctx: typer.Context, name: CellName, consent: AnyConsent, json: JsonFlag = False
+) -> None:
+    """Agree to hear from a remote cell, suspend that, or take it back."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import SetConsentRequest
+
+    request = SetConsentRequest(cell=cell_ref(name), consent=_consent(consent))
+    with connect(ctx) as client:
+        cell = client.cells.SetConsent(request)
+    said = f"{cell.name}: consent is {_shown_consent(cell)}"
+    render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
+
+
+def export(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
+    """Print a cell's public part as one line, for `assent cells add --from -` elsewhere."""
+    del json  # it is JSON in any case
+    cell = _get(ctx, name)
+    public = {
+        "name": cell.name,
+        "id": cell.id.value.hex(),
+        "public_key": cell.public_key.hex(),
+        "mac": cell.mac,
+    }
+    print(jsonlib.dumps(public))
+
+
+def _get(ctx: typer.Context, name: str) -> Cell:
+    from assent.v1.cells_pb2 import GetCellRequest
+
+    with connect(ctx) as client:
+        return client.cells.Get(GetCellRequest(cell=cell_ref(name)))
+
+
+def _consent(choice: FirstConsent | AnyConsent) -> str:
+    return f"CONSENT_{choice.name}"
+
+
+def _shown_consent(cell: Cell) -> str | None:
+    from assent.cli import render
+    from assent.v1.common_pb2 import Consent
+
+    return render.enum_name(Consent.DESCRIPTOR, cell.consent)
+
+
+def _typed(name: str | None, public_key: str | None) -> CreateRemoteRequest:
+    from assent.v1.cells_pb2 import CreateRemoteRequest
+
+    if name is None:
+        raise InvalidArgument("NAME", "is missing, and there is no --from")
+    if public_key is None:
+        raise InvalidArgument("--public-key", "is missing, and there is no --from")
+    return CreateRemoteRequest(name=name, public_key=_read_public_key(public_key))
+
+
+def _read_public_key(text: str) -> bytes:
+    """Reads a public key as it was typed, or the file that `@` names: hexadecimal or raw."""
+    if text.startswith("@"):
+        with Path(text[1:]).open("rb") as file:
+            data = file.read(1024)
+        if len(data) == _PUBLIC_KEY_LEN:
+            return data
+        text = data.decode("ascii", "replace")
+    return _parse_public_key("--public-key", text)
+
+
+def _parse_public_key(field: str, text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != _PUBLIC_KEY_LEN:
+        raise InvalidArgument(field, "needs 64 hexadecimal digits, or @ and a file that has them")
+    return key
+
+
+def _imported(source: str) -> CreateRemoteRequest:
+    """Reads what `export` has printed, from a file or, for `-`, from standard input."""
+    from assent.v1.cells_pb2 import CreateRemoteRequest
+
+    if source == "-":
+        data = sys.stdin.buffer.read(_EXPORT_MAX_BYTES)
+    else:
+        with Path(source).open("rb") as file:
+            data = file.read(_EXPORT_MAX_BYTES)
+    try:
+        exported = jsonlib.loads(data)
+    except (ValueError, RecursionError):
+        exported = None
+    if not isinstance(exported, dict):
+        raise InvalidArgument("--from", "is not a line that `assent cells export` has printed")
+    public_key = _parse_public_key("public_key", _text(exported, "public_key"))
+    _check_id(_text(exported, "id", ""), public_key)
+    return CreateRemoteRequest(
+        name=_text(exported, "name"), public_key=public_key, mac=_text(exported, "mac", "")
+    )
+
+
+def _text(exported: dict[str, Any], key: str, default: str | None = None) -> str:
+    value = exported.get(key, default)
+    if not isinstance(value, str):
+        raise InvalidArgument("--from", f"lacks {key}")
+    return value
+
+
+def _check_id(exported_id: str, public_key: bytes) -> None:
+    """An id that does not follow from its key means that the line was damaged or put together."""
+    from assent.identity.cellid import from_public_key
+
+    if exported_id and exported_id != str(from_public_key(public_key)):
+        raise InvalidArgument("--from", "has an id that is not that of its public_key")

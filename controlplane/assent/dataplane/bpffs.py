@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BPF file system, where what outlives a process is pinned.
+
+Mounts belong to mount namespaces: `ip netns exec` makes a new one and mounts /sys afresh, without
+this one. Whoever needs both enters the network namespace alone (setns).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from assent.errors import FailedPrecondition
+
+_FS_TYPE = "bpf"
+_MOUNTS = Path("/proc/self/mountinfo")
+_STANDARD = Path("/sys/fs/bpf")
+
+
+def ensure(path: Path) -> None:
+    """Makes sure that `path` lies in a BPF file system; mounts the standard one if need be.
+
+    Raises:
+        FailedPrecondition: it does not, and that cannot be helped.
+    """
+    if _is_inside(path):
+        return
+    wanted = f"{path} is not in a BPF file system"
+    command = f"mount -t bpf bpf {_STANDARD}"
+    if not path.is_relative_to(_STANDARD):
+        raise FailedPrecondition(f"{wanted}: choose a place under {_STANDARD}, or mount one there")
+    if os.geteuid() != 0:
+        raise FailedPrecondition(f"{wanted}, and mounting one needs root: `{command}`")
+    if not _STANDARD.is_dir():
+        raise FailedPrecondition(
+            f"{wanted}, and {_STANDARD} does not exist: mount sysfs at /sys, on a kernel with "
+            "CONFIG_BPF_SYSCALL"
+        )
+    _mount(_STANDARD)
+    if not _is_inside(path):
+        raise FailedPrecondition(f"{wanted}, although one was mounted at {_STANDARD}")
+
+
+def _is_inside(path: Path) -> bool:
+    """Whether the file system that covers `path` is a BPF one."""
+    best, kind = -1, ""
+    for line in _MOUNTS.read_text().splitlines():
+        # "36 35 98:0 /root /mount-point options [optional ...] - fs-type source options"
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        # Of mounts on one point the last one covers the others.
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split()[0]
+    return kind == _FS_TYPE
+
+
+def _mount(point: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(point), _FS_TYPE.encode(), 0, b"mode=0700"):
+        problem = os.strerror(ctypes.get_errno())
+        raise FailedPrecondition(
+            f"mounting a BPF file system at {point} failed ({problem}): has the kernel "
+            "CONFIG_BPF_SYSCALL, and this process CAP_SYS_ADMIN?"
+        )

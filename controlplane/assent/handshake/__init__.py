@@ -1,0 +1,1 @@
+"""Sans-IO handshakes: bytes and a clock in, events and bytes out."""

@@ -1,0 +1,546 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "flow.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLOT_SIZE AN_FRAME_MAX
+/* The fabric header starts 14 bytes into a frame; frames start 2 bytes into a slot, so it is
+ * aligned. */
+#define FRAME_OFFSET 2
+
+static struct an_tx_slot *tx_slot(struct an_flow *flow, uint32_t seq)
+{
+	return &flow->tx[seq % AN_WINDOW];
+}
+
+static struct an_rx_slot *rx_slot(struct an_flow *flow, uint32_t seq)
+{
+	return &flow->rx[seq % AN_WINDOW];
+}
+
+static uint64_t load(const __u64 *counter)
+{
+	return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+}
+
+/* -- life -- */
+
+static uint32_t first_expected(const struct assent_flow *line)
+{
+	return line->rx_next ? line->rx_next : 1;
+}
+
+static int check_whole(const struct assent_flow *line, char *error, size_t error_len)
+{
+	if (!line->replay_len) {
+		snprintf(error, error_len, "the flow is not open: grant it credit, then connect");
+		return -ENOTCONN;
+	}
+	/* What an endpoint that crashed had sent or taken in is gone with it. */
+	if (line->tx_pending || first_expected(line) != line->rx_highest + 1) {
+		snprintf(error, error_len,
+			 "an earlier endpoint left this flow unfinished: renew the session");
+		return -ESTALE;
+	}
+	return 0;
+}
+
+int an_flow_init(struct an_flow *flow, const struct an_endpoint_config *config, uint64_t now,
+		 char *error, size_t error_len)
+{
+	struct assent_flow *line = config->line;
+	struct assent_pair reverse;
+	uint64_t key[2];
+	int err = check_whole(line, error, error_len);
+
+	if (err)
+		return err;
+	memset(flow, 0, sizeof(*flow));
+	flow->line = line;
+	memcpy(flow->header.pair.src.bytes, config->local_cell, ASSENT_CELLID_LEN);
+	memcpy(flow->header.pair.dst.bytes, config->remote_cell, ASSENT_CELLID_LEN);
+	flow->header.flow = assent_be16(config->flow);
+	memcpy(flow->ethernet, config->remote_mac, 6);
+	memcpy(flow->ethernet + 6, config->local_mac, 6);
+	flow->ethernet[12] = ASSENT_ETHERTYPE >> 8;
+	flow->ethernet[13] = ASSENT_ETHERTYPE & 0xff;
+	memcpy(key, config->tx_header_key, sizeof(key));
+	flow->tx_state = assent_pair_state(assent_le64(key[0]), assent_le64(key[1]), &flow->header);
+	OPENSSL_cleanse(key, sizeof(key));
+
+	flow->payload_max = config->mtu < AN_FRAME_MAX - ASSENT_ETH_LEN
+				? config->mtu
+				: AN_FRAME_MAX - ASSENT_ETH_LEN - FRAME_OFFSET;
+	flow->payload_max =
+	    (flow->payload_max - ASSENT_HEADER_LEN) & ~(uint32_t)(ASSENT_BLOCK_LEN - 1);
+	flow->reserve =
+	    line->tx_window / 4 < AN_CREDIT_RESERVE ? line->tx_window / 4 : AN_CREDIT_RESERVE;
+	flow->receipt_step = line->rx_window > 8 ? line->rx_window / 8 : 1;
+	flow->tx_origin = flow->tx_base = flow->tx_next = line->tx_seq + 1;
+	flow->rx_next = flow->rx_end = flow->nack_cursor = first_expected(line);
+	flow->probe_interval = AN_PROBE_INTERVAL;
+	flow->recovery_interval = AN_RECOVERY_INTERVAL;
+	flow->tx_quiet_since = flow->progress_at = flow->heard_at = now;
+
+	flow->tx = calloc(AN_WINDOW, sizeof(*flow->tx));
+	flow->rx = calloc(AN_WINDOW, sizeof(*flow->rx));
+	flow->buffers = aligned_alloc(64, ((size_t)2 * AN_WINDOW + 1) * SLOT_SIZE);
+	reverse.src = flow->header.pair.dst;
+	reverse.dst = flow->header.pair.src;
+	err = !flow->tx || !flow->rx || !flow->buffers ? -ENOMEM : 0;
+	if (!err)
+		err = an_aead_init(&flow->seal, 1, config->tx_payload_key, &flow->header.pair,
+				   config->epoch, (uint16_t)config->flow);
+	if (!err)
+		err = an_aead_init(&flow->open, 0, config->rx_payload_key, &reverse, config->epoch,
+				   (uint16_t)config->flow);
+	if (err) {
+		snprintf(error, error_len, "opening the flow: %s", strerror(-err));
+		an_flow_free(flow);
+		return err;
+	}
+	flow->inherited.frame = flow->buffers + (size_t)2 * AN_WINDOW * SLOT_SIZE + FRAME_OFFSET;
+	for (size_t i = 0; i < AN_WINDOW; i++) {
+		flow->tx[i].frame = flow->buffers + i * SLOT_SIZE + FRAME_OFFSET;
+		flow->rx[i].payload = flow->buffers + (AN_WINDOW + i) * SLOT_SIZE;
+	}
+	flow->rx_announced = load(&line->rx_granted);
+	/* From here on the gate lets the flow's frames through. */
+	__atomic_store_n(&line->rx_open, 1, __ATOMIC_RELEASE);
+	return 0;
+}
+
+void an_flow_shut(struct an_flow *flow)
+{
+	__atomic_store_n(&flow->line->rx_open, 0, __ATOMIC_RELEASE);
+}
+
+void an_flow_free(struct an_flow *flow)
+{
+	an_aead_free(&flow->seal);
+	an_aead_free(&flow->open);
+	free(flow->tx);
+	free(flow->rx);
+	free(flow->buffers);
+	OPENSSL_cleanse(flow, sizeof(*flow));
+}
+
+/* -- sending -- */
+
+static uint64_t credit_left(const struct an_flow *flow)
+{
+	uint64_t granted = load(&flow->line->tx_granted);
+
+	return granted > flow->line->tx_spent ? granted - flow->line->tx_spent : 0;
+}
+
+/* Fields that say how things stand now, not what the frame is: fresh at every transmission. */
+static void stamp(struct an_flow *flow, uint8_t *frame, uint64_t wall)
+{
+	struct assent_header *h = (struct assent_header *)(frame + ASSENT_ETH_LEN);
+	uint64_t granted = load(&flow->line->rx_granted);
+	uint16_t flags = assent_be16(h->flags);
+
+	h->grant = assent_be16(assent_grant_field(granted, flow->line->grant_shift));
+	h->timestamp = assent_be64(wall);
+	if (flow->rx_missing && !(flags & ASSENT_FLAG_NACK) &&
+	    !rx_slot(flow, flow->rx_next)->present) {
+		flags |= ASSENT_FLAG_NACK;
+		h->nack_slot = assent_be32(flow->rx_next);
+	} else if (!flow->rx_missing) {
+		flags &= ~ASSENT_FLAG_NACK;
+		h->nack_slot = 0;
+	}
+	h->flags = assent_be16(flags);
+	h->tag = assent_le64(assent_header_tag(&flow->tx_state, h));
+	flow->rx_announced = granted;
+	flow->rx_unannounced_frames = 0;
+	flow->answer_due = 0;
+}
+
+/* Copies a kept frame out. Its slot sits 2 bytes into a line, so the header in it is aligned. */
+static uint32_t emit(struct an_flow *flow, struct an_tx_slot *slot, uint8_t *buffer, uint64_t now,
+		     uint64_t wall)
+{
+	stamp(flow, slot->frame, wall);
+	memcpy(buffer, slot->frame, slot->frame_len);
+	slot->sent_at = now;
+	flow->tx_quiet_since = now;
+	flow->stats.tx_frames++;
+	flow->stats.tx_bytes += slot->frame_len;
+	return slot->frame_len;
+}
+
+/* Takes the next number for a frame with `plain_len` bytes of the source; NULL if sealing failed.
+ */
+static struct an_tx_slot *compose(struct an_flow *flow, uint16_t flags, const uint8_t *plain,
+				  uint32_t plain_len)
+{
+	uint32_t seq = flow->tx_next;
+	struct an_tx_slot *slot = tx_slot(flow, seq);
+	struct assent_header *h = (struct assent_header *)(slot->frame + ASSENT_ETH_LEN);
+	uint32_t payload_len = plain_len ? plain_len + ASSENT_AEAD_TAG_LEN : 0;
+	uint32_t padded = assent_padded_len(payload_len);
+	uint8_t *payload = (uint8_t *)(h + 1);
+
+	memcpy(slot->frame, flow->ethernet, ASSENT_ETH_LEN);
+	*h = flow->header;
+	h->seq = assent_be32(seq);
+	h->flags = assent_be16(flags | ASSENT_FLAG_BLOCK);
+	h->payload_len = assent_be16(payload_len);
+
+	/* The number is spent in shared memory before its nonce is used: a crash cannot reuse it.
+	 */
+	__atomic_store_n(&flow->line->tx_seq, seq, __ATOMIC_RELEASE);
+	flow->tx_next = seq + 1;
+	if (plain_len) {
+		flow->line->tx_pending = 1;
+		if (an_aead_seal(&flow->seal, seq, plain, plain_len, payload))
+			return NULL;
+		memset(payload + payload_len, 0, padded - payload_len);
+	}
+	__atomic_store_n(&flow->line->tx_spent,
+			 flow->line->tx_spent + assent_frame_cost(payload_len), __ATOMIC_RELEASE);
+	slot->paid_until = flow->line->tx_spent;
+	slot->plain_len = plain_len;
+	flow->tx_data_pending += plain_len != 0;
+	slot->frame_len = ASSENT_ETH_LEN + ASSENT_HEADER_LEN + padded;
+	return slot;
+}
+
+static int window_open(const struct an_flow *flow)
+{
+	return flow->tx_next - flow->tx_base < AN_WINDOW;
+}
+
+/* A header-only frame, where it can be kept, and paid for so that `leave` blocks are left. */
+static struct an_tx_slot *compose_bare(struct an_flow *flow, uint16_t flags, uint32_t leave)
+{
+	return window_open(flow) && credit_left(flow) > leave ? compose(flow, flags, NULL, 0)
+							      : NULL;
+}
+
+void an_flow_take_receipts(struct an_flow *flow, uint64_t now)
+{
+	uint64_t granted = load(&flow->line->tx_granted);
+	uint64_t consumed = granted > flow->line->tx_window ? granted - flow->line->tx_window : 0;
+	uint32_t base = flow->tx_base;
+
+	while (flow->tx_base != flow->tx_next) {
+		struct an_tx_slot *slot = tx_slot(flow, flow->tx_base);
+
+		if (slot->paid_until > consumed)
+			break;
+		flow->stats.tx_payload += slot->plain_len;
+		flow->tx_data_pending -= slot->plain_len != 0;
+		flow->tx_base++;
+	}
+	flow->line->tx_pending = flow->tx_data_pending != 0;
+	if (flow->tx_base != base) {
+		flow->probe_interval = AN_PROBE_INTERVAL;
+		flow->tx_quiet_since = now;
+		flow->progress_at = now;
+	}
+}
+
+static int is_kept(const struct an_flow *flow, uint32_t seq)
+{
+	return seq - flow->tx_base < flow->tx_next - flow->tx_base;
+}
+
+/*
+ * A number that an earlier endpoint used. It closed with all its data receipted, so what the peer
+ * misses was header-only and can be made again, paid for as it is.
+ */
+static int is_inherited(const struct an_flow *flow, uint32_t seq)
+{
+	return flow->tx_origin - seq - 1 < AN_WINDOW;
+}
+
+static struct an_tx_slot *compose_inherited(struct an_flow *flow, uint32_t seq)
+{
+	struct an_tx_slot *slot = &flow->inherited;
+	struct assent_header *h = (struct assent_header *)(slot->frame + ASSENT_ETH_LEN);
+
+	memcpy(slot->frame, flow->ethernet, ASSENT_ETH_LEN);
+	*h = flow->header;
+	h->seq = assent_be32(seq);
+	h->flags = assent_be16(ASSENT_FLAG_BLOCK);
+	slot->frame_len = ASSENT_ETH_LEN + ASSENT_HEADER_LEN;
+	return slot;
+}
+
+static struct an_tx_slot *next_resend(struct an_flow *flow, uint64_t now)
+{
+	while (flow->resend_count) {
+		uint32_t seq = flow->resend[flow->resend_head];
+
+		flow->resend_head = (flow->resend_head + 1) % AN_WINDOW;
+		flow->resend_count--;
+		if (is_kept(flow, seq)) {
+			struct an_tx_slot *slot = tx_slot(flow, seq);
+
+			if (now - slot->sent_at >= AN_RESEND_INTERVAL)
+				return slot;
+		}
+		if (is_inherited(flow, seq))
+			return compose_inherited(flow, seq);
+	}
+	return NULL;
+}
+
+static void peer_misses(struct an_flow *flow, uint32_t seq)
+{
+	if (!(is_kept(flow, seq) || is_inherited(flow, seq)) || flow->resend_count == AN_WINDOW)
+		return;
+	flow->resend[(flow->resend_head + flow->resend_count) % AN_WINDOW] = seq;
+	flow->resend_count++;
+}
+
+static struct an_tx_slot *next_nack(struct an_flow *flow, uint64_t now)
+{
+	if (!flow->rx_missing || now < flow->nack_round_at)
+		return NULL;
+	for (; flow->nack_cursor != flow->rx_end; flow->nack_cursor++) {
+		struct an_rx_slot *missing = rx_slot(flow, flow->nack_cursor);
+		struct an_tx_slot *slot;
+		struct assent_header *h;
+
+		if (missing->present || now - missing->nack_at < AN_NACK_INTERVAL)
+			continue;
+		slot = compose_bare(flow, ASSENT_FLAG_NACK, flow->reserve / 2);
+		if (!slot)
+			return NULL;
+		missing->nack_at = now;
+		h = (struct assent_header *)(slot->frame + ASSENT_ETH_LEN);
+		h->nack_slot = assent_be32(flow->nack_cursor++);
+		flow->stats.nacks_sent++;
+		return slot;
+	}
+	/* The round is over; the next one looks at the gap from its start. */
+	flow->nack_cursor = flow->rx_next;
+	flow->nack_round_at = now + AN_NACK_INTERVAL / 4;
+	return NULL;
+}
+
+static struct an_tx_slot *next_receipt(struct an_flow *flow)
+{
+	uint64_t unannounced = load(&flow->line->rx_granted) - flow->rx_announced;
+	struct an_tx_slot *slot;
+
+	if (!flow->answer_due && unannounced < flow->receipt_step &&
+	    flow->rx_unannounced_frames < AN_WINDOW / 8)
+		return NULL;
+	slot = compose_bare(flow, 0, 0);
+	if (slot)
+		flow->stats.receipts_sent++;
+	return slot;
+}
+
+static struct an_tx_slot *next_data(struct an_flow *flow)
+{
+	uint64_t left = flow->source_len - flow->source_sent;
+	uint32_t room = flow->payload_max - ASSENT_AEAD_TAG_LEN;
+	uint32_t plain_len = left < room ? (uint32_t)left : room;
+	struct an_tx_slot *slot;
+
+	if (!left || !window_open(flow))
+		return NULL;
+	if (credit_left(flow) <
+	    assent_frame_cost(plain_len + ASSENT_AEAD_TAG_LEN) + flow->reserve) {
+		flow->stats.credit_waits += !flow->waiting_for_credit;
+		flow->waiting_for_credit = 1;
+		return NULL;
+	}
+	flow->waiting_for_credit = 0;
+	slot = compose(flow, ASSENT_FLAG_DATA, flow->source + flow->source_sent, plain_len);
+	if (slot)
+		flow->source_sent += plain_len;
+	return slot;
+}
+
+/* Sends unreceipted frames again in turn, a burst of them each time that the line has been quiet.
+ */
+static struct an_tx_slot *next_recovery(struct an_flow *flow)
+{
+	uint32_t seq = flow->recovery_cursor;
+
+	if (!flow->recovery_left)
+		return NULL;
+	flow->recovery_left--;
+	if (!is_kept(flow, seq))
+		seq = flow->tx_base;
+	flow->recovery_cursor = seq + 1;
+	return is_kept(flow, seq) ? tx_slot(flow, seq) : NULL;
+}
+
+static uint64_t backed_off(uint64_t interval)
+{
+	return 2 * interval < AN_PROBE_INTERVAL_MAX ? 2 * interval : AN_PROBE_INTERVAL_MAX;
+}
+
+/* Nothing is due, and there may be something that the peer does not know. */
+static struct an_tx_slot *next_unasked(struct an_flow *flow, uint64_t now)
+{
+	int can_ask = credit_left(flow) > flow->reserve / 4 && window_open(flow);
+	int sends = flow->tx_data_pending || flow->source_sent < flow->source_len;
+	int expects = flow->sink_filled < flow->sink_len;
+	uint64_t quiet = now - flow->tx_quiet_since;
+
+	if (!is_kept(flow, flow->tx_base))
+		return NULL;
+	if (sends && can_ask) {
+		if (quiet < flow->probe_interval)
+			return NULL;
+		flow->probe_interval = backed_off(flow->probe_interval);
+		flow->stats.probes_sent++;
+		return compose(flow, ASSENT_FLAG_DATA, NULL, 0);
+	}
+	if (!(sends || expects) || quiet < flow->recovery_interval ||
+	    now - flow->heard_at < flow->recovery_interval)
+		return NULL;
+	flow->recovery_interval = backed_off(flow->recovery_interval);
+	flow->recovery_left = AN_RECOVERY_BURST;
+	return next_recovery(flow);
+}
+
+uint32_t an_flow_output(struct an_flow *flow, uint8_t *buffer, uint64_t now, uint64_t wall)
+{
+	struct an_tx_slot *slot = next_resend(flow, now);
+
+	if (!slot)
+		slot = next_recovery(flow);
+	if (slot)
+		flow->stats.retransmissions++;
+	else
+		slot = next_nack(flow, now);
+	if (!slot)
+		slot = next_receipt(flow);
+	if (!slot)
+		slot = next_data(flow);
+	if (!slot)
+		slot = next_unasked(flow, now);
+	return slot ? emit(flow, slot, buffer, now, wall) : 0;
+}
+
+/* -- receiving -- */
+
+static int is_for(const struct an_flow *flow, const struct assent_header *h)
+{
+	return h->flow == flow->header.flow &&
+	       !memcmp(&h->pair.src, &flow->header.pair.dst, ASSENT_CELLID_LEN) &&
+	       !memcmp(&h->pair.dst, &flow->header.pair.src, ASSENT_CELLID_LEN);
+}
+
+int an_flow_input(struct an_flow *flow, const uint8_t *data, uint32_t len, uint64_t now,
+		  char *error, size_t error_len)
+{
+	struct assent_header h;
+	struct an_rx_slot *slot;
+	uint32_t payload_len;
+	uint32_t seq;
+
+	if (len < ASSENT_ETH_LEN + sizeof(h)) {
+		flow->stats.foreign++;
+		return 0;
+	}
+	memcpy(&h, data + ASSENT_ETH_LEN, sizeof(h));
+	payload_len = assent_be16(h.payload_len);
+	if (!is_for(flow, &h) ||
+	    len != ASSENT_ETH_LEN + sizeof(h) + assent_padded_len(payload_len) ||
+	    payload_len > SLOT_SIZE) {
+		flow->stats.foreign++;
+		return 0;
+	}
+	flow->stats.rx_frames++;
+	flow->stats.rx_bytes += len;
+	flow->progress_at = flow->heard_at = now;
+	flow->recovery_interval = AN_RECOVERY_INTERVAL;
+
+	if (h.flags & assent_be16(ASSENT_FLAG_NACK)) {
+		flow->stats.nacks_received++;
+		peer_misses(flow, assent_be32(h.nack_slot));
+	}
+
+	seq = assent_be32(h.seq);
+	if ((int32_t)(seq - flow->rx_next) < 0)
+		return 0;
+	if (seq - flow->rx_next >= AN_WINDOW) {
+		snprintf(error, error_len, "the peer ran past the window: %u while %u is awaited",
+			 seq, flow->rx_next);
+		return -EPROTO;
+	}
+	for (; (int32_t)(seq - flow->rx_end) >= 0; flow->rx_end++) {
+		rx_slot(flow, flow->rx_end)->present = 0;
+		rx_slot(flow, flow->rx_end)->nack_at = now - AN_NACK_INTERVAL;
+		flow->rx_missing++;
+		flow->nack_round_at = now;
+	}
+	slot = rx_slot(flow, seq);
+	if (slot->present)
+		return 0;
+	slot->present = 1;
+	slot->flags = assent_be16(h.flags);
+	slot->payload_len = payload_len;
+	memcpy(slot->payload, data + ASSENT_ETH_LEN + sizeof(h), payload_len);
+	flow->rx_missing--;
+	if (slot->flags & ASSENT_FLAG_DATA && !payload_len)
+		flow->answer_due = 1;
+	return 0;
+}
+
+int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
+{
+	uint64_t consumed = 0;
+	int err = 0;
+
+	while (flow->rx_next != flow->rx_end && rx_slot(flow, flow->rx_next)->present) {
+		struct an_rx_slot *slot = rx_slot(flow, flow->rx_next);
+		uint32_t plain_len = slot->payload_len > ASSENT_AEAD_TAG_LEN
+					 ? slot->payload_len - ASSENT_AEAD_TAG_LEN
+					 : 0;
+
+		if (plain_len > flow->sink_len - flow->sink_filled)
+			break; /* no room: keep it, and keep the credit for it */
+		if (slot->payload_len) {
+			err = an_aead_open(&flow->open, flow->rx_next, slot->payload,
+					   slot->payload_len, flow->sink + flow->sink_filled);
+			if (err) {
+				flow->stats.aead_failures++;
+				snprintf(
+				    error, error_len,
+				    "frame %u has a good tag and a payload that was tampered with",
+				    flow->rx_next);
+				break;
+			}
+		}
+		flow->sink_filled += plain_len;
+		flow->stats.rx_payload += plain_len;
+		consumed += assent_frame_cost(slot->payload_len);
+		flow->rx_unannounced_frames++;
+		slot->present = 0;
+		flow->rx_next++;
+	}
+	if (consumed) {
+		if ((int32_t)(flow->nack_cursor - flow->rx_next) < 0)
+			flow->nack_cursor = flow->rx_next;
+		flow->line->rx_next = flow->rx_next;
+		assent_counter_raise(&flow->line->rx_granted,
+				     load(&flow->line->rx_granted) + consumed);
+	}
+	return err;
+}
+
+int an_flow_check(const struct an_flow *flow, uint64_t now, char *error, size_t error_len)
+{
+	int working = flow->tx_data_pending || flow->source_sent < flow->source_len ||
+		      flow->sink_filled < flow->sink_len;
+
+	if (!working || now - flow->progress_at < AN_SILENCE_LIMIT)
+		return 0;
+	snprintf(error, error_len, "the peer has been silent for 30 s");
+	return -ETIMEDOUT;
+}

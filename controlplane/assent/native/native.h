@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What Python drives: an endpoint of one flow, moved in batches. No Python runs per packet.
+ *
+ * An endpoint is a flow engine (flow.h: order, repair, credit; knows no socket) joined to a port
+ * (port.h: an AF_XDP or AF_PACKET socket; knows no flow). One thread at a time may use it. All
+ * calls that can fail return a negative errno and leave a sentence in the `error` buffer.
+ */
+#ifndef AN_NATIVE_H
+#define AN_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* python: begin */
+
+enum an_backend { AN_BACKEND_AF_XDP = 1, AN_BACKEND_AF_PACKET = 2 };
+
+/* Why an_endpoint_run returned. */
+enum an_status {
+	AN_RUNNING = 0,  /* time is up, more to do */
+	AN_SENT = 1,     /* the source is sent and receipted to its last byte */
+	AN_RECEIVED = 2, /* the sink is full */
+	AN_FAILED = -1,  /* see the error buffer; the flow cannot go on */
+};
+
+struct an_endpoint_config {
+	uint8_t local_cell[16];
+	uint8_t remote_cell[16];
+	uint8_t local_mac[6];
+	uint8_t remote_mac[6];
+	uint8_t tx_payload_key[32];
+	uint8_t rx_payload_key[32];
+	uint8_t tx_header_key[16];
+	uint32_t epoch;
+	uint32_t flow;
+	uint32_t mtu; /* of the interface: bytes after the Ethernet header */
+	void *line;   /* the flow's 64-byte line in the mmapped `flows` map */
+	char interface[16];
+	uint32_t queue;
+	int sockets_map; /* fd of the `sockets` map; -1 = do not try AF_XDP */
+	int backend;     /* enum an_backend, or 0: AF_XDP and, where that fails, AF_PACKET */
+};
+
+struct an_stats {
+	uint64_t tx_frames;
+	uint64_t tx_bytes; /* on the wire, Ethernet header included */
+	uint64_t rx_frames;
+	uint64_t rx_bytes;
+	uint64_t tx_payload; /* plain bytes receipted by the peer */
+	uint64_t rx_payload; /* plain bytes delivered in order */
+	uint64_t retransmissions;
+	uint64_t nacks_sent;
+	uint64_t nacks_received;
+	uint64_t receipts_sent;
+	uint64_t probes_sent;
+	uint64_t credit_waits; /* times that sending stopped for want of credit */
+	uint64_t foreign;      /* frames of other flows, passed over */
+	uint64_t aead_failures;
+};
+
+typedef struct an_endpoint an_endpoint;
+
+an_endpoint *an_endpoint_open(const struct an_endpoint_config *config, char *error,
+			      size_t error_len);
+/* The backend in use, and why it is not AF_XDP ("" where it is). */
+int an_endpoint_backend(const an_endpoint *endpoint);
+const char *an_endpoint_fallback_reason(const an_endpoint *endpoint);
+/* The bytes to send next; they must stay in place until AN_SENT. */
+void an_endpoint_send(an_endpoint *endpoint, const uint8_t *source, uint64_t len);
+/* Where arriving bytes go; filled in order. */
+void an_endpoint_receive(an_endpoint *endpoint, uint8_t *sink, uint64_t len);
+/* Moves frames for about `milliseconds`, or until there is something to report. */
+int an_endpoint_run(an_endpoint *endpoint, int milliseconds, char *error, size_t error_len);
+/* Answers probes for `milliseconds` after the last frame heard, so that the peer can finish too. */
+int an_endpoint_linger(an_endpoint *endpoint, int milliseconds, char *error, size_t error_len);
+void an_endpoint_stats(const an_endpoint *endpoint, struct an_stats *stats);
+void an_endpoint_close(an_endpoint *endpoint);
+
+/* Raises a cumulative counter in shared memory, never lowers it. */
+void an_counter_raise(uint64_t *counter, uint64_t value);
+/* The tag of a 64-byte header under a 16-byte key, for tools that make frames one by one. */
+uint64_t an_header_tag(const uint8_t *key, const uint8_t *header);
+
+/* python: end */
+
+#endif /* AN_NATIVE_H */

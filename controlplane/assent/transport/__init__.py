@@ -1,0 +1,1 @@
+"""Endpoints: what applications use to send and receive over a flow."""

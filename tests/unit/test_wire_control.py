@@ -1,0 +1,388 @@
+import contextlib
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assent.errors import InvalidArgument, LocalError, RemoteError
+from assent.wire.control import (
+    MAX_BODY,
+    MAX_DEPTH,
+    MAX_ITEMS,
+    MAX_TAGS,
+    Close,
+    ControlError,
+    ControlTag,
+    Grant,
+    Hail,
+    HailPayload,
+    Manifest,
+    ManifestItem,
+    Tag,
+    decode_body,
+    decode_tags,
+    encode_body,
+    encode_tags,
+)
+
+OFFER = HailPayload(
+    versions=(1,),
+    caps=("tensor",),
+    grant_shift=3,
+    epoch=7,
+    time=1_000,
+    grants={1: 1024, 2: 0},
+    mtu=9000,
+    lead=5,
+)
+ITEM = ManifestItem("weights.bin", 1 << 40, bytes(range(32)))
+BODIES = [
+    Hail(b"noise"),
+    OFFER,
+    Grant(1, 1 << 63),
+    Manifest(2, (ITEM, ManifestItem("ünïcode.txt", 0, bytes(32)))),
+    Close("going down for maintenance"),
+    Close(""),
+]
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 64), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | st.binary(max_size=40)
+    | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+def raw(*parts):
+    return b"".join(bytes.fromhex(p) if isinstance(p, str) else p for p in parts)
+
+
+# ---- tags
+
+
+def test_a_tag_starts_a_block_and_is_padded_to_one():
+    payload = encode_tags([ControlTag(Tag.GRANT, 0x01020304, {"flow": 1, "granted": 2})])
+    body = cbor2.dumps({"flow": 1, "granted": 2}, canonical=True)
+    assert payload[:8].hex() == f"0004{len(body):04x}01020304"
+    assert payload[8 : 8 + len(body)] == body
+    assert len(payload) == 64
+    assert not any(payload[8 + len(body) :])
+
+
+def test_tags_round_trip_in_order():
+    tags = tuple(ControlTag(tag, int(tag), {"n": bytes(50)}) for tag in Tag)
+    assert decode_tags(encode_tags(tags)) == (tags, 0)
+
+
+@given(values)
+def test_bodies_round_trip(value):
+    try:
+        payload = encode_tags([ControlTag(Tag.COVENANT, 1, value)])
+    except LocalError:
+        return
+    assert decode_tags(payload) == ((ControlTag(Tag.COVENANT, 1, value),), 0)
+
+
+def test_unknown_tags_are_skipped_and_counted_without_a_look_at_their_body():
+    known = encode_tags([ControlTag(Tag.CLOSE, 0, {"reason": ""})])
+    unknown = raw("0fff 0003 00000000 ff1f9f", bytes(53))
+    tags, skipped = decode_tags(unknown + known + unknown)
+    assert [tag.tag for tag in tags] == [Tag.CLOSE]
+    assert skipped == 2
+
+
+def test_an_empty_payload_has_no_tags():
+    assert decode_tags(b"") == ((), 0)
+
+
+@pytest.mark.parametrize("length", [1, 8, 63, 65])
+def test_a_payload_of_broken_blocks_is_refused(length):
+    with pytest.raises(ControlError, match="64-byte blocks"):
+        decode_tags(bytes(length))
+
+
+def test_a_length_beyond_the_payload_is_refused():
+    with pytest.raises(ControlError, match="over the end"):
+        decode_tags(raw("0004 0039 00000000", bytes(56)))
+
+
+@pytest.mark.parametrize("offset", [10, 63])
+def test_padding_must_be_zero(offset):
+    payload = bytearray(encode_tags([ControlTag(Tag.GRANT, 0, 1)]))
+    payload[offset] = 1
+    with pytest.raises(ControlError, match="padding"):
+        decode_tags(bytes(payload))
+
+
+def test_at_most_16_tags_a_frame():
+    tags = [ControlTag(Tag.GRANT, n, 0) for n in range(MAX_TAGS)]
+    payload = encode_tags(tags)
+    assert len(decode_tags(payload)[0]) == MAX_TAGS
+    with pytest.raises(ControlError, match="16 tags"):
+        decode_tags(payload + payload[:64])
+    with pytest.raises(InvalidArgument, match="tags"):
+        encode_tags([*tags, tags[0]])
+
+
+@pytest.mark.parametrize(
+    "tag", [ControlTag(-1, 0, 0), ControlTag(1 << 16, 0, 0), ControlTag(1, -1, 0)]
+)
+def test_encode_refuses_numbers_out_of_range(tag):
+    with pytest.raises(InvalidArgument, match="tag or ref"):
+        encode_tags([tag])
+
+
+@given(st.binary(max_size=256))
+def test_decoding_anything_gives_tags_or_a_remote_error(buf):
+    with contextlib.suppress(RemoteError):
+        decode_tags(buf)
+
+
+@given(st.binary(max_size=120))
+def test_decoding_any_body_gives_a_value_or_a_remote_error(buf):
+    try:
+        value = decode_body(buf)
+    except RemoteError:
+        return
+    assert encode_body(value) is not None
+
+
+# ---- the bounds of CBOR
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("", "ends early"),
+        ("19 01", "ends early"),
+        ("43 0102", "ends early"),
+        ("82 01", "ends early"),
+        ("a1 61 61", "ends early"),
+        ("5b 7fffffffffffffff", "ends early"),
+        ("9b 7fffffffffffffff", "items"),
+        ("bb 7fffffffffffffff", "items"),
+        ("01 01", "after the end"),
+        ("c1 01", "tags"),
+        ("9f 01 ff", "indefinite"),
+        ("bf ff", "indefinite"),
+        ("5f 41 61 ff", "indefinite"),
+        ("7f ff", "indefinite"),
+        ("1c", "indefinite"),
+        ("ff", "simple"),
+        ("f7", "simple"),
+        ("f8 20", "simple"),
+        ("18 17", "shortest"),
+        ("19 00ff", "shortest"),
+        ("1a 0000ffff", "shortest"),
+        ("1b 00000000ffffffff", "shortest"),
+        ("78 01 61", "shortest"),
+        ("98 01 00", "shortest"),
+        ("a2 6161 01 6161 02", "twice"),
+        ("a1 01 02", "wrong kind"),
+        ("a1 4161 02", "wrong kind"),
+        ("a1 20 02", "wrong kind"),
+        ("a1 80 02", "wrong kind"),
+        ("a1 a0 02", "wrong kind"),
+        ("61 ff", "not CBOR"),
+    ],
+)
+def test_what_bodies_may_not_contain(body, why):
+    with pytest.raises(ControlError, match=why):
+        decode_body(raw(body))
+
+
+def test_integer_keys_belong_to_grants_and_nothing_else():
+    assert decode_body(cbor2.dumps({"grants": {1: 2}})) == {"grants": {1: 2}}
+    for body in (
+        {"other": {1: 2}},
+        {"grants": {"1": 2}},
+        {"grants": {-1: 2}},
+        {"grants": [{1: 2}]},
+        {"a": {"grants": {1: 2}}},
+        [{"grants": {1: 2}}, {1: 2}],
+    ):
+        with pytest.raises(ControlError, match="wrong kind"):
+            decode_body(cbor2.dumps(body))
+    with pytest.raises(ControlError, match="twice"):
+        decode_body(raw("a1 66", b"grants", "a2 01 02 01 03"))
+
+
+def test_depth_is_bounded():
+    assert decode_body(b"\x81" * MAX_DEPTH + b"\x00") is not None
+    with pytest.raises(ControlError, match="deeper"):
+        decode_body(b"\x81" * (MAX_DEPTH + 1) + b"\x00")
+
+
+def test_a_body_of_nothing_but_nesting_is_refused_without_recursion():
+    with pytest.raises(ControlError, match="deeper"):
+        decode_body(b"\x81" * MAX_BODY)
+
+
+def test_items_are_bounded():
+    fits = cbor2.dumps([0] * (MAX_ITEMS - 1))
+    assert len(decode_body(fits)) == MAX_ITEMS - 1
+    with pytest.raises(ControlError, match="items"):
+        decode_body(cbor2.dumps([0] * MAX_ITEMS))
+    with pytest.raises(ControlError, match="items"):
+        decode_body(cbor2.dumps([[0] * 200, [0] * 200]))
+
+
+def test_size_is_bounded_both_ways():
+    assert decode_body(encode_body(bytes(MAX_BODY - 3))) == bytes(MAX_BODY - 3)
+    with pytest.raises(ControlError, match="1400"):
+        decode_body(cbor2.dumps(bytes(MAX_BODY)))
+    with pytest.raises(InvalidArgument, match="body"):
+        encode_body(bytes(MAX_BODY))
+
+
+@pytest.mark.parametrize("body", [{1: 2}, object(), cbor2.CBORTag(1, 2), "\ud800", [[]] * 300])
+def test_encode_refuses_what_decode_would(body):
+    with pytest.raises(InvalidArgument, match="body"):
+        encode_body(body)
+
+
+def test_encoding_is_canonical():
+    assert encode_body({"bb": 1, "a": 2}) == encode_body({"a": 2, "bb": 1})
+
+
+# ---- typed bodies
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
+def test_typed_bodies_round_trip(body):
+    assert type(body).from_body(decode_body(encode_body(body.to_body()))) == body
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
+def test_unknown_keys_are_ignored_and_left_out(body):
+    read = type(body).from_body({**body.to_body(), "later": 1})
+    assert read == body
+    assert "later" not in read.to_body()
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
+def test_every_field_is_needed_and_typed(body):
+    good = body.to_body()
+    for key in good:
+        lacking = {name: value for name, value in good.items() if name != key}
+        with pytest.raises(ControlError, match=key):
+            type(body).from_body(lacking)
+        for wrong in (None, True, object()):
+            with pytest.raises(ControlError, match=key):
+                type(body).from_body({**good, key: wrong})
+    for wrong in (None, [], 1, "text"):
+        with pytest.raises(ControlError, match="must be a map"):
+            type(body).from_body(wrong)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("versions", []),
+        ("versions", [0]),
+        ("versions", [1] * 17),
+        ("versions", ["1"]),
+        ("versions", [True]),
+        ("caps", ["x"] * 33),
+        ("caps", [""]),
+        ("caps", ["x" * 65]),
+        ("caps", ["a\nb"]),
+        ("caps", [1]),
+        ("grant_shift", -1),
+        ("grant_shift", 16),
+        ("epoch", 0),
+        ("epoch", 1 << 32),
+        ("time", 0),
+        ("time", 1 << 64),
+        ("grants", {0: 1}),
+        ("grants", {1 << 16: 1}),
+        ("grants", {1: -1}),
+        ("grants", {1: (0x7FFF << 3) + 1}),
+        ("grants", {1: True}),
+        ("grants", {"1": 1}),
+        ("mtu", 511),
+        ("mtu", 1 << 16),
+        ("lead", -1),
+        ("lead", 1_001),
+    ],
+)
+def test_an_offer_out_of_range_is_the_peers_mistake(key, value):
+    with pytest.raises(ControlError, match=key):
+        HailPayload.from_body({**OFFER.to_body(), key: value})
+
+
+def test_an_offer_keeps_its_own_copy_of_the_grants():
+    grants = {1: 1}
+    offer = HailPayload((1,), (), 0, 1, 1, grants, 1500)
+    grants[2] = 2
+    assert offer.grants == {1: 1}
+    with pytest.raises(TypeError):
+        offer.grants[3] = 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "\x1b[2J",
+        "\x7f",
+        "\x9b",
+        "x" * 256,
+        "ü" * 128,
+    ],
+)
+def test_a_manifest_names_plain_files_only(name):
+    with pytest.raises(InvalidArgument, match="name"):
+        ManifestItem(name, 0, bytes(32))
+    with pytest.raises(ControlError, match="name"):
+        ManifestItem.from_body({**ITEM.to_body(), "name": name})
+
+
+@pytest.mark.parametrize("name", ["...", ".hidden", "x" * 255, "a b", "ü" * 127, "-rf"])
+def test_odd_but_plain_names_are_fine(name):
+    assert ManifestItem(name, 0, bytes(32)).name == name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", -1),
+        ("size", 1 << 64),
+        ("digest", bytes(31)),
+        ("algorithm", "md5"),
+        ("algorithm", ""),
+    ],
+)
+def test_a_manifest_item_out_of_range(key, value):
+    with pytest.raises(ControlError, match=r"size|digest"):
+        ManifestItem.from_body({**ITEM.to_body(), key: value})
+
+
+def test_local_values_out_of_range_are_local_errors():
+    for build in (
+        lambda: Grant(0, 1),
+        lambda: Grant(1, -1),
+        lambda: Grant(1, 1 << 64),
+        lambda: Manifest(1, ()),
+        lambda: Manifest(0, (ITEM,)),
+        lambda: Hail(b"", 0),
+        lambda: Close("x" * 256),
+        lambda: Close("a\x1b[0m"),
+        lambda: Close("\ud800"),
+    ):
+        with pytest.raises(InvalidArgument):
+            build()
