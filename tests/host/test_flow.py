@@ -61,7 +61,9 @@ def test_duplicates_die_as_replays(flow_sim):
     assert counts["retransmissions"] == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(1, 2**31),
     size=st.integers(1, 200_000),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ def register(root: typer.Typer) -> None:
     # Typer makes a group of one command that command, unless the group has a function of its own.
     noun.callback()(_group)
     noun.command()(verdict)
+    noun.command("all")(all_)
     root.add_typer(noun, name="bench")
 
 
@@ -39,6 +41,21 @@ def verdict(
         render.print_json(result)
     else:
         _show(result)
+
+
+def all_(
+    output: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")],
+) -> None:
+    """Measure everything and write a table with the machine and the kernel in it."""
+    from assent.bench.report import markdown
+    from assent.bench.verdict import measure
+    from assent.cli import render
+
+    table = markdown(measure())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(table)
+    print(table)
+    render.line(f"written to {output}")
 
 
 def _group() -> None:
