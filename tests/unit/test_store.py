@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from assent.covenant.consent import Consent
 from assent.errors import AlreadyExists, NotFound
 from assent.identity.cellid import from_public_key
@@ -36,7 +37,7 @@ def remote_cell(number: int = 2, name: str = "away", mac: bytes | None = None) -
 
 
 def live_session(remote: CellID, local: CellID, ident: int = 7) -> StoredSession:
-    return StoredSession(ident, remote, local, 3, True, b"\x02" * 6, 1_000, -5, 1500)
+    return StoredSession(ident, remote, local, 3, True, b"\x02" * 6, 1_000, -5, 3, 1500)
 
 
 @pytest.fixture

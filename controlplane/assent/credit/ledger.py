@@ -3,8 +3,8 @@
 
 A window is reserved here before it is promised. The gate admits a frame only while
 `rx_spent < rx_granted`, and an endpoint advances `rx_granted` only as it consumes what has arrived,
-so at any moment `rx_granted - rx_spent` of a flow is at most its window. The sum of the windows held
-here is therefore an upper bound of all that may still arrive, and
+so at any moment `rx_granted - rx_spent` of a flow is at most its window. The sum of the windows
+held here is therefore an upper bound of all that may still arrive, and
 
     0 <= promised <= capacity
 
@@ -54,9 +54,9 @@ class Ledger(Generic[Key]):
         """The window held under a key; 0 where there is none."""
         return self._windows.get(key, 0)
 
-    def keys(self) -> tuple[Key, ...]:
-        """The keys that hold a window, as they are now."""
-        return tuple(self._windows)
+    def windows(self) -> dict[Key, int]:
+        """All windows held, as they are now; a copy."""
+        return dict(self._windows)
 
     def reserve(self, key: Key, blocks: int) -> None:
         """Holds a new window.

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One daemon: its parts, in the order in which they depend on each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from assent.credit.ledger import Ledger
+from assent.dataplane.btf import Btf
+from assent.dataplane.gate import Gate
+from assent.dataplane.objects import packaged
+from assent.dataplane.profiles import profile
+from assent.errors import AssentError, FailedPrecondition
+from assent.service import preflight
+from assent.service.config import Config
+from assent.service.directories import group_id, make_shared
+from assent.service.escrow import Escrow
+from assent.service.fabric import Guarded
+from assent.service.flow_lines import FlowLines
+from assent.service.live import Dataplane
+from assent.service.locals import LocalCells
+from assent.service.manifests import ManifestBoard
+from assent.service.placement import Placement
+from assent.service.reconciler import Reconciler
+from assent.service.registry import Promises, Registry
+from assent.service.schema import SchemaError
+from assent.service.server import ApiServer, Registration
+from assent.service.servicers.cells import CellsServicer
+from assent.service.servicers.fabric import FabricServicer, HostFacts
+from assent.service.servicers.grants import GrantsServicer
+from assent.service.servicers.keys import KeysServicer
+from assent.service.servicers.sessions import SessionsServicer
+from assent.service.sessions import SessionManager
+from assent.service.store import Store
+from assent.service.tasks import TaskOwner
+from assent.v1.cells_pb2_grpc import add_CellsServicer_to_server
+from assent.v1.fabric_pb2_grpc import add_FabricServicer_to_server
+from assent.v1.grants_pb2_grpc import add_GrantsServicer_to_server
+from assent.v1.keys_pb2_grpc import add_KeysServicer_to_server
+from assent.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS: Final = 5.0
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says why, in its first line."""
+
+
+class DaemonFailed(Exception):  # noqa: N818 - says what happened
+    """A part of a running daemon failed; the cause is chained."""
+
+
+class Daemon:
+    """A control plane at work. Use it as an async context manager.
+
+    Leaving the block stops the control plane and nothing else: the dataplane goes on, and the next
+    daemon takes it over.
+
+    Args:
+        config: Its settings.
+
+    Raises:
+        StartError: On entering. Whatever had been started is stopped again.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stack = contextlib.AsyncExitStack()
+        self._tasks: TaskOwner | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except (AssentError, SchemaError, sqlite3.Error, OSError) as error:
+            await self._stack.aclose()
+            raise StartError(str(error)) from error
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+        log.info("daemon stopped", extra={"instance": self._config.instance})
+
+    async def run_until(self, stop: asyncio.Event) -> None:
+        """Waits for the signal to stop.
+
+        Raises:
+            DaemonFailed: A task failed before that.
+        """
+        if self._tasks is None:
+            raise DaemonFailed("the daemon has not been entered")
+        stopping = asyncio.create_task(stop.wait(), name="stop signal")
+        failing = asyncio.create_task(self._tasks.failed(), name="task failure")
+        try:
+            await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                raise DaemonFailed("a task failed") from failing.result()
+        finally:
+            for task in (stopping, failing):
+                task.cancel()
+            await asyncio.gather(stopping, failing, return_exceptions=True)
+
+    async def _start(self) -> None:
+        config, stack = self._config, self._stack
+        started_at = time.monotonic_ns()
+        sizes = profile(config.profile)
+        preflight.check(config.pin_root)
+        make_shared(config.run_dir, group_id(config.socket_group))
+        stack.enter_context(_locked(config.run_dir / "daemon.lock"))
+
+        store = stack.enter_context(Store(config.state_dir / "state.db"))
+        gate = stack.enter_context(Gate.open(config.instance, sizes, config.pin_root))
+        layout = Btf.from_object(packaged("gate")).map_value("flows")
+        lines = stack.enter_context(FlowLines(gate.map("flows"), layout))
+
+        reconciler = Reconciler(store, gate)
+        changes = reconciler.apply_all()
+        log.info(
+            "dataplane ready",
+            extra={"instance": config.instance, "adopted": gate.adopted, **changes.counts()},
+        )
+
+        guarded = Guarded(gate)
+        cells = await stack.enter_async_context(LocalCells(store, guarded))
+        escrow = Escrow(config.run_dir / "sessions")
+        sessions = await stack.enter_async_context(
+            SessionManager(
+                store,
+                Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows"),
+                Dataplane(gate.tables.flows, lines),
+                cells,
+                ManifestBoard(),
+                skew_limit=config.skew_limit_ns,
+                patience=config.peer_timeout_ns,
+            )
+        )
+        ledger: Promises = Ledger(config.credit_capacity_blocks)
+        registry = Registry(store, reconciler, ledger, cells, sessions, config.state_dir / "keys")
+        registry.open_books()
+
+        self._tasks = await stack.enter_async_context(TaskOwner())
+        self._tasks.start(_keep_true(guarded, cells, reconciler, sessions), "reconciler")
+        pins = config.pin_root / config.instance
+        facts = HostFacts(config.instance, config.profile, pins, started_at)
+        services: list[Registration] = [
+            ("assent.v1.Cells", partial(add_CellsServicer_to_server, CellsServicer(registry))),
+            (
+                "assent.v1.Fabric",
+                partial(
+                    add_FabricServicer_to_server,
+                    FabricServicer(facts, gate, guarded, registry, sessions, ledger),
+                ),
+            ),
+            ("assent.v1.Grants", partial(add_GrantsServicer_to_server, GrantsServicer(registry))),
+            ("assent.v1.Keys", partial(add_KeysServicer_to_server, KeysServicer(registry))),
+            (
+                "assent.v1.Sessions",
+                partial(
+                    add_SessionsServicer_to_server,
+                    SessionsServicer(registry, sessions, pins / "maps"),
+                ),
+            ),
+        ]
+        await stack.enter_async_context(ApiServer(config.socket, config.socket_group, services))
+        log.info("api ready", extra={"socket": str(config.socket)})
+
+
+async def _keep_true(
+    guarded: Guarded, cells: LocalCells, reconciler: Reconciler, sessions: SessionManager
+) -> None:
+    """Compares what is with what should be, for as long as the daemon runs."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            guarded.refresh()
+            cells.refresh()
+            await reconciler.sweep()
+            sessions.verify()
+        except (AssentError, sqlite3.Error, OSError):
+            # Such trouble may pass; the gate decides meanwhile by what it has been told.
+            log.exception("sweep failed: trying again")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the daemon's lock.
+
+    Raises:
+        FailedPrecondition: Another daemon holds it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise FailedPrecondition(f"run_dir: another daemon works in {path.parent}") from error
+    try:
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that the store keeps: the desired state of a host, and its memory of handshakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from assent.covenant.consent import Consent
+from assent.wire.cellid import CellID
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCell:
+    """A cell that lives on this host.
+
+    Attributes:
+        id: Derived from the public key.
+        name: Unique among all cells.
+        public_key: Ed25519, 32 bytes.
+        interface: The one that it speaks through, in the daemon's network namespace.
+        key_file: Holds the private key.
+    """
+
+    id: CellID
+    name: str
+    public_key: bytes
+    interface: str
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCell:
+    """A cell that the local ones know.
+
+    Attributes:
+        id: Derived from the public key.
+        name: Unique among all cells.
+        public_key: Ed25519, 32 bytes.
+        consent: What the local cells have agreed to.
+        mac: Where it was last seen, 6 bytes; None when not known yet.
+    """
+
+    id: CellID
+    name: str
+    public_key: bytes
+    consent: Consent
+    mac: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPsk:
+    """A pre-shared key; `set_at` is Unix time in seconds."""
+
+    remote: CellID
+    psk: bytes = field(repr=False)
+    set_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class StandingGrant:
+    """The window of a flow of a remote cell, in blocks of 64 bytes."""
+
+    remote: CellID
+    flow: int
+    window_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """The public part of a live session.
+
+    Attributes:
+        id: Names it in the gate, in events and in the escrow.
+        remote: The peer.
+        local: The cell of this host.
+        epoch: Number of the key epoch.
+        initiator: Whether the local cell began the handshake.
+        mac: The peer's, 6 bytes.
+        established_at: Unix time, ns.
+        clock_offset: Peer's clock minus this host's monotonic clock, ns; what the gate is told.
+        clock_ahead: Peer's clock minus this host's when the session began, ns; for people.
+        mtu: The largest fabric frame that the peer takes, bytes.
+    """
+
+    id: int
+    remote: CellID
+    local: CellID
+    epoch: int
+    initiator: bool
+    mac: bytes
+    established_at: int
+    clock_offset: int
+    clock_ahead: int
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeMemory:
+    """What must not be forgotten between handshakes of a pair.
+
+    Attributes:
+        last_timestamp: The newest that was sent to the peer, ns; its gate takes no older ones.
+        newest_hail: Time of the newest hail accepted from the peer, ns; older ones are replays.
+        last_epoch: Number of the last epoch used; the next one is greater.
+    """
+
+    last_timestamp: int = 0
+    newest_hail: int = 0
+    last_epoch: int = 0

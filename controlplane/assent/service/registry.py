@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator may change: cells, consent, keys and grants.
+
+Each change is whole. The store commits only after the maps have followed (see `Reconciler.change`),
+and the ledger's books and the files go the same way back where that fails. Sessions that a change
+ends are ended after the commit: they are out of the gate by then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from assent.covenant.consent import Consent
+from assent.credit.ledger import Ledger
+from assent.errors import FailedPrecondition
+from assent.identity.cellid import from_public_key
+from assent.identity.keys import Identity
+from assent.service.handshakes import FLOW_MAX
+from assent.service.interfaces import describe
+from assent.service.locals import LocalCells
+from assent.service.reconciler import Reconciler
+from assent.service.records import LocalCell, RemoteCell, StandingGrant, StoredPsk
+from assent.service.sessions import SessionManager
+from assent.service.store import Store
+from assent.wire.cellid import CellID
+
+Promises = Ledger[tuple[CellID, int]]
+"""Windows promised, by remote cell and flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantView:
+    """A grant, and what its live sessions have made of it, in cumulative blocks."""
+
+    grant: StandingGrant
+    remote_name: str
+    granted: int
+    spent: int
+
+
+class Registry:
+    """Carries out changes of the desired state.
+
+    Args:
+        store: The desired state.
+        reconciler: Makes the maps follow.
+        ledger: What the node has promised.
+        cells: The local cells at work.
+        sessions: The live sessions.
+        key_dir: Where private keys are kept; made where it is missing, mode 0700.
+        unix_time: Seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        reconciler: Reconciler,
+        ledger: Promises,
+        cells: LocalCells,
+        sessions: SessionManager,
+        key_dir: Path,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._reconciler = reconciler
+        self._ledger = ledger
+        self._cells = cells
+        self._sessions = sessions
+        self._key_dir = key_dir
+        self._unix_time = unix_time
+        key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # Cells
+
+    def create_local(self, name: str, interface: str) -> LocalCell:
+        """Makes an identity on this host.
+
+        Raises:
+            AlreadyExists: The name is taken, or a key file of that name is there.
+            FailedPrecondition: There is no such interface.
+            ResourceExhausted: The gate has no room, or the grants cannot be backed once more.
+        """
+        describe(interface)
+        identity = Identity.generate()
+        path = self._key_dir / f"{name}.pem"
+        cell = LocalCell(identity.cell_id, name, identity.public_key, interface, path)
+        count, _ = self._store.counts()
+        with self._backed(count + 1), contextlib.ExitStack() as undo:
+            with self._reconciler.change(local_cells=[cell.id]):
+                self._store.add_local(cell)
+                identity.save(path)
+                undo.callback(path.unlink, missing_ok=True)
+                self._cells.add(cell, identity, need_socket=True)
+                undo.callback(self._cells.remove, cell.id)
+            # All is done: there is nothing to take back any more.
+            undo.pop_all()
+        return cell
+
+    def create_remote(
+        self, name: str, public_key: bytes, consent: Consent, mac: bytes | None
+    ) -> RemoteCell:
+        """Makes a remote cell known.
+
+        Raises:
+            AlreadyExists: The name or the key is taken.
+        """
+        cell = RemoteCell(from_public_key(public_key), name, public_key, consent, mac)
+        with self._reconciler.change(remotes=[cell.id]):
+            self._store.add_remote(cell)
+        return cell
+
+    def set_consent(self, ref: CellID | str, consent: Consent) -> RemoteCell:
+        """Sets what the local cells agree to hear; in the gate when it returns.
+
+        Raises:
+            NotFound: There is no such remote cell.
+        """
+        remote = self._store.remote(ref).id
+        with self._reconciler.change(remotes=[remote]):
+            self._store.set_consent(remote, consent)
+        if consent is Consent.NONE:
+            self._sessions.drop(remote, "consent was taken back")
+        elif consent is Consent.QUARANTINED:
+            self._sessions.stop_handshakes(remote, "consent was suspended")
+        self._sessions.suspend(remote, suspended=consent is not Consent.STANDING)
+        return self._store.remote(remote)
+
+    def delete_cell(self, ref: CellID | str) -> None:
+        """Removes a cell with its sessions and keys; out of the gate when it returns.
+
+        Raises:
+            NotFound: There is none.
+        """
+        cell = self._store.cell(ref)
+        if isinstance(cell, RemoteCell):
+            with self._reconciler.change(remotes=[cell.id]):
+                self._store.delete_cell(cell.id)
+            for flow in range(1, FLOW_MAX + 1):
+                self._ledger.release((cell.id, flow))
+            self._sessions.forget(cell.id)
+            return
+        count, _ = self._store.counts()
+        with self._backed(count - 1), self._reconciler.change(local_cells=[cell.id]):
+            self._store.delete_cell(cell.id)
+        self._sessions.forget(cell.id)
+        self._cells.remove(cell.id)
+        cell.key_file.unlink(missing_ok=True)
+
+    # Pre-shared keys
+
+    def set_psk(self, ref: CellID | str, psk: bytes, *, replace: bool) -> None:
+        """Sets the key shared with a remote cell. A live session goes on with its own keys.
+
+        Raises:
+            NotFound: There is no such remote cell.
+            AlreadyExists: There is a key, and it is not to be replaced.
+            ResourceExhausted: The gate has no room for the pair.
+        """
+        remote = self._store.remote(ref).id
+        with self._reconciler.change(remotes=[remote]):
+            stored = StoredPsk(remote, psk, int(self._unix_time()))
+            self._store.set_psk(stored, replace=replace)
+        self._sessions.stop_handshakes(remote, "the pre-shared key was replaced")
+
+    def delete_psk(self, ref: CellID | str) -> None:
+        """Removes the key shared with a remote cell, and with it the sessions.
+
+        Raises:
+            NotFound: There is no such remote cell, or no key.
+        """
+        remote = self._store.remote(ref).id
+        with self._reconciler.change(remotes=[remote]):
+            self._store.delete_psk(remote)
+        self._sessions.drop(remote, "the pre-shared key was deleted")
+
+    def psks(self) -> list[tuple[RemoteCell, int | None]]:
+        """Every remote cell, and when its key was set (Unix time, seconds)."""
+        times = self._store.psk_times()
+        return [(remote, times.get(remote.id)) for remote in self._store.remotes()]
+
+    def has_psk(self, remote: CellID) -> bool:
+        """Whether a key is shared with a remote cell."""
+        return self._store.psk(remote) is not None
+
+    # Grants
+
+    def set_grant(self, ref: CellID | str, flow: int, window_blocks: int) -> GrantView:
+        """Sets the window of a flow; live sessions are widened at once.
+
+        Raises:
+            NotFound: There is no such remote cell.
+            FailedPrecondition: A live session has been promised more.
+            ResourceExhausted: The node cannot back it.
+        """
+        remote = self._store.remote(ref).id
+        promised = self._promised_live(remote, flow)
+        if window_blocks < promised:
+            raise FailedPrecondition(
+                f"window_blocks: the live session was promised {promised}, and a window is not "
+                "narrowed while it runs: close the session first"
+            )
+        held = self._ledger.held((remote, flow))
+        count, _ = self._store.counts()
+        blocks = window_blocks * max(count, 1)
+        with self._promised((remote, flow), blocks), self._store.transaction():
+            self._store.set_grant(StandingGrant(remote, flow, window_blocks))
+        if blocks < held:
+            self._sessions.stop_handshakes(remote, "a window that it offered was narrowed")
+        self._sessions.sync_grants(remote)
+        return self.grant(remote, flow)
+
+    def delete_grant(self, ref: CellID | str, flow: int) -> None:
+        """Removes the window of a flow.
+
+        Raises:
+            NotFound: There is no such remote cell, or no grant.
+            FailedPrecondition: A live session has been promised it.
+        """
+        remote = self._store.remote(ref).id
+        if self._promised_live(remote, flow):
+            raise FailedPrecondition(
+                f"flow: flow {flow} is open in a live session: close the session first"
+            )
+        self._store.delete_grant(remote, flow)
+        self._ledger.release((remote, flow))
+        self._sessions.stop_handshakes(remote, "a window that it offered was taken back")
+
+    def grant(self, ref: CellID | str, flow: int) -> GrantView:
+        """The window of a flow.
+
+        Raises:
+            NotFound: There is no such remote cell, or no grant.
+        """
+        remote = self._store.remote(ref)
+        return self._grant_view(self._store.grant(remote.id, flow), remote.name)
+
+    def grants(self) -> list[GrantView]:
+        """All windows."""
+        names = {remote.id: remote.name for remote in self._store.remotes()}
+        return [self._grant_view(grant, names[grant.remote]) for grant in self._store.grants()]
+
+    # Reading
+
+    def cell(self, ref: CellID | str) -> LocalCell | RemoteCell:
+        """A cell by its id or name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._store.cell(ref)
+
+    def remote(self, ref: CellID | str) -> RemoteCell:
+        """A remote cell by its id or name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._store.remote(ref)
+
+    def local(self, ref: CellID | str) -> LocalCell:
+        """A local cell by its id or name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._store.local(ref)
+
+    def only_local(self) -> LocalCell:
+        """The local cell of a host that has one.
+
+        Raises:
+            FailedPrecondition: It has none, or several.
+        """
+        found = self._store.locals()
+        if len(found) == 1:
+            return found[0]
+        raise FailedPrecondition(
+            f"local: this host has {len(found)} local cells, name one"
+            if found
+            else "local: this host has no local cell, create one first"
+        )
+
+    def cells(self) -> list[LocalCell | RemoteCell]:
+        """All cells, the local ones first, by name."""
+        return [*self._store.locals(), *self._store.remotes()]
+
+    def counts(self) -> tuple[int, int]:
+        """How many local and how many remote cells there are."""
+        return self._store.counts()
+
+    # The node's books
+
+    def open_books(self) -> None:
+        """Enters what the store has promised; once, at the start.
+
+        Raises:
+            ResourceExhausted: The node has not that much.
+        """
+        count, _ = self._store.counts()
+        self._ledger.settle(self._windows(count))
+
+    def _windows(self, locals_count: int) -> dict[tuple[CellID, int], int]:
+        """Every window, once for each local cell that may be in session with the remote one."""
+        times = max(locals_count, 1)
+        return {
+            (grant.remote, grant.flow): grant.window_blocks * times
+            for grant in self._store.grants()
+        }
+
+    @contextlib.contextmanager
+    def _backed(self, locals_count: int) -> Iterator[None]:
+        """Backs all windows for another number of local cells, or takes that back."""
+        before = self._ledger.windows()
+        self._ledger.settle(self._windows(locals_count))
+        try:
+            yield
+        except BaseException:
+            self._ledger.settle(before)
+            raise
+
+    @contextlib.contextmanager
+    def _promised(self, key: tuple[CellID, int], blocks: int) -> Iterator[None]:
+        """Holds another window for a flow, or takes that back."""
+        before = self._ledger.held(key)
+        self._hold(key, blocks)
+        try:
+            yield
+        except BaseException:
+            self._hold(key, before)
+            raise
+
+    def _hold(self, key: tuple[CellID, int], blocks: int) -> None:
+        held = self._ledger.held(key)
+        if 0 < held <= blocks:
+            self._ledger.widen(key, blocks)
+            return
+        self._ledger.release(key)
+        if blocks:
+            self._ledger.reserve(key, blocks)
+
+    def _promised_live(self, remote: CellID, flow: int) -> int:
+        windows = (live.rx_window(flow) for live in self._sessions.live_with(remote))
+        return max(windows, default=0)
+
+    def _grant_view(self, grant: StandingGrant, name: str) -> GrantView:
+        books = [
+            state
+            for live in self._sessions.live_with(grant.remote)
+            for state in live.flows()
+            if state.flow == grant.flow
+        ]
+        return GrantView(
+            grant,
+            name,
+            sum(state.rx_granted for state in books),
+            sum(state.rx_spent for state in books),
+        )

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store's tables, as the list of steps that lead to them.
+
+A step, once released, is never edited: a change is a new step at the end. `user_version` counts the
+steps that a file has taken.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+_FIRST = """
+CREATE TABLE cells (
+    id         BLOB PRIMARY KEY CHECK (length(id) = 16),
+    name       TEXT NOT NULL UNIQUE,
+    public_key BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),
+    local      INTEGER NOT NULL CHECK (local IN (0, 1)),
+    consent    TEXT CHECK (consent IN ('none', 'standing', 'quarantined')),
+    mac        BLOB CHECK (length(mac) = 6),
+    interface  TEXT,
+    key_file   TEXT,
+    CHECK (local = 1 AND interface IS NOT NULL AND key_file IS NOT NULL AND consent IS NULL
+        OR local = 0 AND interface IS NULL AND key_file IS NULL AND consent IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE psks (
+    remote BLOB PRIMARY KEY REFERENCES cells (id) ON DELETE CASCADE,
+    psk    BLOB NOT NULL CHECK (length(psk) = 32),
+    set_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE grants (
+    remote        BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    flow          INTEGER NOT NULL CHECK (flow BETWEEN 1 AND 7),
+    window_blocks INTEGER NOT NULL CHECK (window_blocks BETWEEN 1 AND 32767),
+    PRIMARY KEY (remote, flow)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sessions (
+    remote         BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    local          BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    id             INTEGER NOT NULL UNIQUE,
+    epoch          INTEGER NOT NULL,
+    initiator      INTEGER NOT NULL CHECK (initiator IN (0, 1)),
+    mac            BLOB NOT NULL CHECK (length(mac) = 6),
+    established_at INTEGER NOT NULL,
+    clock_offset   INTEGER NOT NULL,
+    clock_ahead    INTEGER NOT NULL,
+    mtu            INTEGER NOT NULL,
+    PRIMARY KEY (remote, local)
+) STRICT, WITHOUT ROWID;
+
+-- Outlives the remote cell: one that is deleted and made known again must not accept old hails.
+CREATE TABLE handshakes (
+    remote         BLOB NOT NULL,
+    local          BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    last_timestamp INTEGER NOT NULL,
+    newest_hail    INTEGER NOT NULL,
+    last_epoch     INTEGER NOT NULL,
+    PRIMARY KEY (remote, local)
+) STRICT, WITHOUT ROWID;
+
+-- Session ids name files and locks, so one is not used again while anyone might remember it.
+CREATE TABLE session_ids (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    last INTEGER NOT NULL
+) STRICT;
+INSERT INTO session_ids (only, last) VALUES (1, 0);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+
+class SchemaError(Exception):
+    """The file was written by a later version of this program."""
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Takes every step that the file has not taken yet, each in a transaction of its own.
+
+    Raises:
+        SchemaError: The file has taken steps that this program does not know.
+    """
+    (taken,) = db.execute("PRAGMA user_version").fetchone()
+    if taken > len(MIGRATIONS):
+        raise SchemaError(f"the store has schema {taken}, this program knows {len(MIGRATIONS)}")
+    for number, step in enumerate(MIGRATIONS[taken:], start=taken + 1):
+        # One script: SQLite's schema changes and its version are transactional.
+        try:
+            db.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise

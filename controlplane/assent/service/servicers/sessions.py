@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""assent.v1.Sessions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from assent.errors import FailedPrecondition, InvalidArgument
+from assent.service import fields
+from assent.service.handshakes import FLOW_MAX
+from assent.service.registry import Registry
+from assent.service.servicers import translate
+from assent.service.servicers.context import Context
+from assent.service.sessions import SessionManager
+from assent.v1 import cells_pb2, sessions_pb2
+from assent.v1.sessions_pb2_grpc import SessionsServicer as Base
+from assent.wire.cellid import CellID
+from assent.wire.control import ManifestItem
+
+ITEMS_MAX: Final = 256
+_UNIX: Final = "unix:"
+
+
+class SessionsServicer(Base):
+    """Handshakes, and what they have set up.
+
+    Args:
+        registry: Finds cells.
+        sessions: Does the work.
+        maps_dir: Where the gate's maps are pinned.
+    """
+
+    def __init__(self, registry: Registry, sessions: SessionManager, maps_dir: Path) -> None:
+        self._registry = registry
+        self._sessions = sessions
+        self._maps_dir = maps_dir
+
+    async def Connect(  # noqa: N802
+        self, request: sessions_pb2.ConnectRequest, context: Context
+    ) -> sessions_pb2.Session:
+        """Shakes hands with a remote cell and waits for the outcome."""
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        if request.HasField("local"):
+            local = self._registry.local(translate.cell_ref("local", request.local))
+        else:
+            local = self._registry.only_local()
+        return translate.session(await self._sessions.connect(remote, local, renew=request.renew))
+
+    async def Get(  # noqa: N802
+        self, request: sessions_pb2.GetSessionRequest, context: Context
+    ) -> sessions_pb2.Session:
+        """The session with a remote cell."""
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        return translate.session(self._sessions.view(remote, self._local(request)))
+
+    async def List(  # noqa: N802
+        self, request: sessions_pb2.ListSessionsRequest, context: Context
+    ) -> sessions_pb2.ListSessionsResponse:
+        """All sessions."""
+        found = [translate.session(view) for view in self._sessions.views()]
+        return sessions_pb2.ListSessionsResponse(sessions=found)
+
+    async def Close(  # noqa: N802
+        self, request: sessions_pb2.CloseSessionRequest, context: Context
+    ) -> sessions_pb2.CloseSessionResponse:
+        """Ends the session with a remote cell."""
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        await self._sessions.close(remote, self._local(request))
+        return sessions_pb2.CloseSessionResponse()
+
+    async def OpenFlow(  # noqa: N802
+        self, request: sessions_pb2.OpenFlowRequest, context: Context
+    ) -> sessions_pb2.FlowHandle:
+        """Hands out what it takes to drive a flow, keys among it.
+
+        Who may ask is decided by the socket: its directory (0750) and its mode (0660) let in the
+        daemon's own user and the group that was given the API, and nobody else. A caller that came
+        in any other way than through that unix socket is refused.
+        """
+        if not context.peer().startswith(_UNIX):
+            raise FailedPrecondition("flows are handed out over the unix socket only")
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        flow = fields.number("flow", request.flow, 1, FLOW_MAX)
+        opened = self._sessions.open_flow(remote, self._local(request), flow)
+        return sessions_pb2.FlowHandle(
+            session=translate.session(opened.view),
+            flow=opened.flow,
+            interface=opened.interface,
+            local_mac=fields.mac_text(opened.local_mac),
+            remote_mac=fields.mac_text(opened.remote_mac),
+            mtu=opened.mtu,
+            tx_payload_key=opened.tx_payload_key,
+            rx_payload_key=opened.rx_payload_key,
+            tx_header_key=opened.tx_header_key,
+            flow_slot=opened.slot,
+            flows_pin=str(self._maps_dir / "flows"),
+            sockets_pin=str(self._maps_dir / "sockets"),
+            lock_path=str(opened.lock_path),
+        )
+
+    async def Announce(  # noqa: N802
+        self, request: sessions_pb2.AnnounceRequest, context: Context
+    ) -> sessions_pb2.AnnounceResponse:
+        """Announces to the peer what is about to be sent."""
+        ref = translate.cell_ref("remote", request.remote)
+        flow = fields.number("flow", request.flow, 1, FLOW_MAX)
+        if not 1 <= len(request.items) <= ITEMS_MAX:
+            raise InvalidArgument("items", f"needs 1 to {ITEMS_MAX}, got {len(request.items)}")
+        items = tuple(_item(f"items[{at}]", item) for at, item in enumerate(request.items))
+        remote = self._registry.remote(ref)
+        await self._sessions.announce(remote, self._local(request), flow, items)
+        return sessions_pb2.AnnounceResponse()
+
+    async def WatchManifests(  # noqa: N802
+        self, request: sessions_pb2.WatchManifestsRequest, context: Context
+    ) -> AsyncIterator[sessions_pb2.Manifest]:
+        """What peers announce, from now on, and what nobody has taken yet."""
+        remote: CellID | None = None
+        if request.HasField("remote"):
+            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        flow = fields.number("flow", request.flow, 0, FLOW_MAX) or None
+        # The client learns that it is being served before anything has been announced.
+        await context.send_initial_metadata(())
+        async with contextlib.aclosing(self._sessions.watch(remote, flow)) as announcements:
+            async for announced in announcements:
+                yield sessions_pb2.Manifest(
+                    remote=translate.cell_id(announced.remote),
+                    remote_name=self._registry.remote(announced.remote).name,
+                    flow=announced.manifest.flow,
+                    items=[
+                        sessions_pb2.ManifestItem(
+                            name=item.name,
+                            size=item.size,
+                            digest=item.digest,
+                            algorithm=item.algorithm,
+                        )
+                        for item in announced.manifest.items
+                    ],
+                )
+
+    def _local(
+        self,
+        request: sessions_pb2.GetSessionRequest
+        | sessions_pb2.CloseSessionRequest
+        | sessions_pb2.OpenFlowRequest
+        | sessions_pb2.AnnounceRequest,
+    ) -> CellID | None:
+        if not request.HasField("local"):
+            return None
+        ref: cells_pb2.CellRef = request.local
+        return self._registry.local(translate.cell_ref("local", ref)).id
+
+
+def _item(field: str, item: sessions_pb2.ManifestItem) -> ManifestItem:
+    try:
+        return ManifestItem(item.name, item.size, item.digest, item.algorithm)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{field}.{error.field}", error.problem) from None

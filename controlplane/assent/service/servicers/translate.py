@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the messages of the API and the values of the domain."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from assent.covenant.consent import Consent
+from assent.dataplane.libbpf import Mode
+from assent.errors import InvalidArgument
+from assent.handshake.utcp import State
+from assent.service import fields
+from assent.service.live import FlowState
+from assent.service.records import LocalCell, RemoteCell
+from assent.service.registry import GrantView
+from assent.service.sessions import SessionView
+from assent.v1 import cells_pb2, common_pb2, fabric_pb2, grants_pb2, sessions_pb2
+from assent.wire.cellid import CELLID_LEN, CellID
+
+_CONSENT_IN: Final[dict[int, Consent]] = {
+    common_pb2.CONSENT_NONE: Consent.NONE,
+    common_pb2.CONSENT_STANDING: Consent.STANDING,
+    common_pb2.CONSENT_QUARANTINED: Consent.QUARANTINED,
+}
+_CONSENT_OUT: Final[dict[Consent, common_pb2.Consent]] = {
+    Consent.NONE: common_pb2.CONSENT_NONE,
+    Consent.STANDING: common_pb2.CONSENT_STANDING,
+    Consent.QUARANTINED: common_pb2.CONSENT_QUARANTINED,
+}
+_MODE_IN: Final[dict[int, Mode]] = {
+    # Native where nothing is said; never a silent step down to generic.
+    fabric_pb2.ATTACH_MODE_UNSPECIFIED: "native",
+    fabric_pb2.ATTACH_MODE_NATIVE: "native",
+    fabric_pb2.ATTACH_MODE_GENERIC: "generic",
+}
+_MODE_OUT: Final[dict[Mode | None, fabric_pb2.AttachMode]] = {
+    None: fabric_pb2.ATTACH_MODE_UNSPECIFIED,
+    "native": fabric_pb2.ATTACH_MODE_NATIVE,
+    "generic": fabric_pb2.ATTACH_MODE_GENERIC,
+}
+_STATE: Final = {
+    State.CLOSED: sessions_pb2.SESSION_STATE_CLOSED,
+    State.SYN_SENT: sessions_pb2.SESSION_STATE_SYN_SENT,
+    State.SYN_RCVD: sessions_pb2.SESSION_STATE_SYN_RCVD,
+    State.ESTABLISHED: sessions_pb2.SESSION_STATE_ESTABLISHED,
+    State.FIN_WAIT: sessions_pb2.SESSION_STATE_FIN_WAIT,
+}
+
+
+def cell_id(cell: CellID) -> common_pb2.CellId:
+    """A cell's id."""
+    return common_pb2.CellId(value=bytes(cell))
+
+
+def cell_ref(field: str, ref: cells_pb2.CellRef) -> CellID | str:
+    """A cell by its id or its name.
+
+    Raises:
+        InvalidArgument: Neither is given, or it cannot be one.
+    """
+    given = ref.WhichOneof("ref")
+    if given == "id":
+        return CellID(fields.exact_bytes(f"{field}.id", ref.id.value, CELLID_LEN))
+    if given == "name":
+        return fields.name(f"{field}.name", ref.name)
+    raise InvalidArgument(field, "needs the id or the name of a cell")
+
+
+def consent(field: str, value: int) -> Consent:
+    """A consent.
+
+    Raises:
+        InvalidArgument: It is not said, or unknown.
+    """
+    found = _CONSENT_IN.get(value)
+    if found is None:
+        raise InvalidArgument(field, "needs NONE, STANDING or QUARANTINED")
+    return found
+
+
+def attach_mode(field: str, value: int) -> Mode:
+    """A mode of attachment.
+
+    Raises:
+        InvalidArgument: It is unknown.
+    """
+    mode = _MODE_IN.get(value)
+    if mode is None:
+        raise InvalidArgument(field, "needs NATIVE or GENERIC")
+    return mode
+
+
+def attach_mode_out(mode: Mode | None) -> fabric_pb2.AttachMode:
+    """A mode of attachment."""
+    return _MODE_OUT[mode]
+
+
+def cell(value: LocalCell | RemoteCell, *, has_psk: bool) -> cells_pb2.Cell:
+    """A cell."""
+    message = cells_pb2.Cell(id=cell_id(value.id), name=value.name, public_key=value.public_key)
+    if isinstance(value, LocalCell):
+        message.local = True
+        message.interface = value.interface
+    else:
+        message.consent = _CONSENT_OUT[value.consent]
+        message.mac = fields.mac_text(value.mac)
+        message.has_psk = has_psk
+    return message
+
+
+def grant(value: GrantView) -> grants_pb2.Grant:
+    """A grant."""
+    return grants_pb2.Grant(
+        remote=cell_id(value.grant.remote),
+        remote_name=value.remote_name,
+        flow=value.grant.flow,
+        window_blocks=value.grant.window_blocks,
+        granted_blocks=value.granted,
+        spent_blocks=value.spent,
+    )
+
+
+def session(value: SessionView) -> sessions_pb2.Session:
+    """A session, or a handshake under way."""
+    message = sessions_pb2.Session(
+        local=cell_id(value.local),
+        remote=cell_id(value.remote.id),
+        remote_name=value.remote.name,
+        state=_STATE[value.state],
+        remote_mac=fields.mac_text(value.mac),
+        flows=[_flow(state) for state in value.flows],
+    )
+    if value.stored is not None:
+        message.id = value.stored.id
+        message.epoch = value.stored.epoch
+        message.initiator = value.stored.initiator
+        message.established_at_unix_ns = value.stored.established_at
+        message.clock_offset_ns = value.stored.clock_ahead
+    return message
+
+
+def _flow(state: FlowState) -> sessions_pb2.Flow:
+    return sessions_pb2.Flow(
+        flow=state.flow,
+        rx_granted_blocks=state.rx_granted,
+        rx_spent_blocks=state.rx_spent,
+        tx_granted_blocks=state.tx_granted,
+        tx_spent_blocks=state.tx_spent,
+        rx_highest_seq=state.rx_highest,
+        tx_seq=state.tx_seq,
+    )

@@ -1,0 +1,685 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All sessions of a host: how they come to be, are taken over, replaced and removed.
+
+A pair of a local and a remote cell has at most one handshake under way and one live session. The
+session that a handshake yields is put in place before the frame leaves that tells the peer so.
+Sessions outlive the daemon in the gate; at the start, those that are whole are taken over
+untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from assent.covenant.consent import Consent
+from assent.dataplane.tables import FlowSpec, SessionSpec
+from assent.errors import (
+    AssentError,
+    FailedPrecondition,
+    LocalError,
+    NotFound,
+    RemoteError,
+    Unavailable,
+)
+from assent.handshake.utcp import (
+    Closed,
+    Established,
+    Event,
+    KeysReady,
+    State,
+    UnexpectedFrame,
+)
+from assent.service.flow_zero import is_handshake
+from assent.service.handshakes import FLOW_MAX, Handshake, Handshakes, is_syn, wall_clock
+from assent.service.interfaces import describe
+from assent.service.live import Dataplane, FlowState, LiveSession, Phase
+from assent.service.locals import LocalCells
+from assent.service.manifests import Announced, ManifestBoard
+from assent.service.placement import Placed, Placement
+from assent.service.records import LocalCell, RemoteCell, StoredSession
+from assent.service.store import Store
+from assent.wire.cellid import CellID
+from assent.wire.control import ManifestItem
+from assent.wire.ethernet import BROADCAST, ETHERNET_HEADER_LEN, EthernetHeader
+from assent.wire.fabric import Frame, Header
+
+log = logging.getLogger(__name__)
+
+SECOND: Final = 1_000_000_000
+CONNECT_PATIENCE_SECONDS: Final = 30.0
+_LEAST_DELAY: Final = SECOND // 50
+
+_STATES: Final = {
+    Phase.UNCONFIRMED: State.SYN_RCVD,
+    Phase.ESTABLISHED: State.ESTABLISHED,
+    Phase.CLOSING: State.FIN_WAIT,
+    Phase.ENDED: State.CLOSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """What there is to see of a pair's session or handshake.
+
+    Attributes:
+        stored: The public part; None while only a handshake is under way.
+        remote: The peer.
+        local: The cell of this host.
+        state: As in the seed's state machine.
+        flows: The books of flow 0 and of the open data flows.
+        mac: The peer's, 6 bytes; None where not known.
+    """
+
+    stored: StoredSession | None
+    remote: RemoteCell
+    local: CellID
+    state: State
+    flows: tuple[FlowState, ...]
+    mac: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFlow:
+    """What a local application needs to drive one flow. Holds keys."""
+
+    view: SessionView
+    flow: int
+    slot: int
+    interface: str
+    local_mac: bytes
+    remote_mac: bytes
+    mtu: int
+    lock_path: Path
+    tx_payload_key: bytes = field(repr=False)
+    rx_payload_key: bytes = field(repr=False)
+    tx_header_key: bytes = field(repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Pair:
+    """One local cell and one remote cell.
+
+    Attributes:
+        remote: The peer's id.
+        local: The local cell's id.
+        mac: Where the peer was heard last.
+        handshake: The newest, under way or not.
+        live: The session in the gate.
+        waiters: Calls that wait for the handshake's outcome.
+        timer: The one wake-up for all of the pair's deadlines.
+    """
+
+    remote: CellID
+    local: CellID
+    mac: bytes | None
+    handshake: Handshake | None = None
+    live: LiveSession | None = None
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+
+class SessionManager:
+    """Owns every session of a daemon. Use it as an async context manager.
+
+    Leaving the block leaves the sessions in the gate: they go on without the daemon.
+
+    Args:
+        store: The desired state.
+        placement: Puts sessions in place and removes them.
+        dataplane: The flow tables.
+        cells: The local cells and their sockets.
+        board: Takes manifests.
+        skew_limit: ns either way that a peer's timestamps may be off.
+        patience: Silence after which a peer is given up, ns.
+        monotonic: Monotonic clock, ns.
+        wall: Wall clock, ns of TAI.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        placement: Placement,
+        dataplane: Dataplane,
+        cells: LocalCells,
+        board: ManifestBoard,
+        *,
+        skew_limit: int,
+        patience: int,
+        monotonic: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], int] = wall_clock,
+    ) -> None:
+        self._store = store
+        self._placement = placement
+        self._dataplane = dataplane
+        self._cells = cells
+        self._board = board
+        self._skew_limit = skew_limit
+        self._patience = patience
+        self._now = monotonic
+        self._wall = wall
+        self._handshakes = Handshakes(store, wall)
+        self._pairs: dict[tuple[CellID, CellID], _Pair] = {}
+        self.refused = 0
+        """Control frames that passed the gate and were refused here."""
+
+    async def __aenter__(self) -> Self:
+        for placed in self._placement.take_stock():
+            pair = self._pair(self._store.remote(placed.stored.remote), placed.stored.local)
+            pair.mac = placed.stored.mac
+            pair.live = self._make_live(pair, placed, confirmed=True)
+            self._schedule(pair)
+            log.info("session taken over", extra={"session": placed.stored.id})
+        self._cells.receiver = self._receive
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._cells.receiver = None
+        for pair in self._pairs.values():
+            self._cancel_timer(pair)
+            self._fail(pair, Unavailable("the daemon is stopping"))
+            if pair.live is not None:
+                pair.live.abandon("the daemon is stopping")
+
+    # What there is
+
+    def count(self) -> int:
+        """How many sessions are live."""
+        return sum(pair.live is not None for pair in self._pairs.values())
+
+    def views(self) -> list[SessionView]:
+        """Every session, and every handshake under way."""
+        found = (self._view(pair) for pair in self._pairs.values())
+        views = [view for view in found if view is not None]
+        return sorted(views, key=lambda view: (view.remote.name, view.local))
+
+    def view(self, remote: RemoteCell, local: CellID | None) -> SessionView:
+        """The session with a remote cell.
+
+        Raises:
+            NotFound: There is none.
+            FailedPrecondition: Several local cells have one, and none is named.
+        """
+        shown = self._view(self._held(remote, local))
+        if shown is None:
+            raise NotFound(f"no session with cell {remote.name!r}")
+        return shown
+
+    def live_with(self, remote: CellID) -> list[LiveSession]:
+        """The live sessions with a remote cell, of all local cells."""
+        return [
+            pair.live
+            for pair in self._pairs.values()
+            if pair.remote == remote and pair.live is not None
+        ]
+
+    # Handshakes
+
+    async def connect(self, remote: RemoteCell, local: LocalCell, *, renew: bool) -> SessionView:
+        """Shakes hands, unless a session is live and is not to be renewed; waits for the outcome.
+
+        Raises:
+            FailedPrecondition: No consent, no key, or no gated interface.
+            ResourceExhausted: The gate has no room for the session.
+            TimeoutError: The peer does not answer.
+            Unavailable: The handshake was overtaken by a change of the cell or its keys.
+        """
+        pair = self._pair(remote, local.id)
+        if not renew and pair.live is not None and pair.live.phase is Phase.ESTABLISHED:
+            return self.view(remote, local.id)
+        if remote.consent is not Consent.STANDING:
+            raise FailedPrecondition(
+                f"consent: cell {remote.name!r} has none, so its answer would be refused"
+            )
+        self._begin(pair, remote, local)
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pair.waiters.append(outcome)
+        self._flush(pair)
+        try:
+            async with asyncio.timeout(CONNECT_PATIENCE_SECONDS):
+                await outcome
+        except TimeoutError:
+            raise TimeoutError(f"cell {remote.name!r} does not answer") from None
+        finally:
+            if outcome in pair.waiters:
+                pair.waiters.remove(outcome)
+        try:
+            return self.view(remote, local.id)
+        except NotFound:
+            raise Unavailable("the session ended as soon as it was established") from None
+
+    def _begin(self, pair: _Pair, remote: RemoteCell, local: LocalCell) -> None:
+        """Begins a handshake where none is under way."""
+        if pair.handshake is not None and pair.handshake.pending:
+            return
+        identity = self._cells.identity(local.id)
+        self._cells.require_gated(local)
+        mtu = describe(local.interface).mtu
+        pair.handshake = self._handshakes.begin(identity, remote, mtu, self._now())
+
+    # Live sessions
+
+    async def close(self, remote: RemoteCell, local: CellID | None) -> None:
+        """Ends a session on both sides.
+
+        Raises:
+            NotFound: There is none.
+        """
+        pair = self._held(remote, local)
+        self._stop_handshake(pair, "the session is being closed")
+        if pair.live is None:
+            return
+        live = pair.live
+        live.begin_close(self._now())
+        self._schedule(pair)
+        await live.wait_ended()
+
+    async def announce(
+        self, remote: RemoteCell, local: CellID | None, flow: int, items: tuple[ManifestItem, ...]
+    ) -> None:
+        """Announces items to a peer; see `LiveSession.announce`."""
+        await self._established(remote, local).announce(flow, items)
+
+    def watch(self, remote: CellID | None, flow: int | None) -> AsyncGenerator[Announced, None]:
+        """What peers announce; see `ManifestBoard.watch`."""
+        return self._board.watch(remote, flow)
+
+    def open_flow(self, remote: RemoteCell, local: CellID | None, flow: int) -> OpenedFlow:
+        """What an application needs to drive a flow by itself.
+
+        Raises:
+            NotFound: There is no session, or it has no such flow.
+            FailedPrecondition: The session is not established, or its interface is gone.
+        """
+        live = self._established(remote, local)
+        if not live.has_flow(flow):
+            raise NotFound(f"flow: the session with {remote.name!r} has no flow {flow}")
+        cell = self._store.local(live.stored.local)
+        interface = describe(cell.interface)
+        view = self.view(remote, cell.id)
+        return OpenedFlow(
+            view=view,
+            flow=flow,
+            slot=live.slot(flow),
+            interface=interface.name,
+            local_mac=interface.mac,
+            remote_mac=view.mac or live.stored.mac,
+            mtu=min(live.stored.mtu, interface.mtu),
+            lock_path=self._placement.lock_path(live.stored.id, flow),
+            tx_payload_key=live.keys.tx_payload,
+            rx_payload_key=live.keys.rx_payload,
+            tx_header_key=live.keys.tx_header,
+        )
+
+    def sync_grants(self, remote: CellID) -> None:
+        """Makes live sessions as wide as the grants say."""
+        grants = self._store.grants(remote)
+        for live in self.live_with(remote):
+            live.widen(grants)
+
+    # Changes of the desired state
+
+    def suspend(self, remote: CellID, *, suspended: bool) -> None:
+        """While the gate refuses a peer by our own will, its silence is not held against it."""
+        for live in self.live_with(remote):
+            live.suspended = suspended
+
+    def stop_handshakes(self, remote: CellID, reason: str) -> None:
+        """Gives up handshakes whose offer, key or consent no longer holds."""
+        for pair in self._pairs_of(remote):
+            self._stop_handshake(pair, reason)
+
+    def drop(self, cell: CellID, reason: str) -> None:
+        """Ends all that a remote or local cell has under way, at once; the peers are told once."""
+        for pair in self._pairs_of(cell):
+            self._stop_handshake(pair, reason)
+            if pair.live is not None:
+                pair.live.drop(reason)
+
+    def forget(self, cell: CellID) -> None:
+        """Drops what is left of a cell that is gone."""
+        self.drop(cell, "the cell was deleted")
+        for pair in self._pairs_of(cell):
+            self._cancel_timer(pair)
+            del self._pairs[pair.remote, pair.local]
+        self._board.forget(cell)
+
+    def verify(self) -> int:
+        """Compares live sessions with the gate; one that the gate lost ends. Returns how many."""
+        lost = 0
+        for pair in list(self._pairs.values()):
+            if pair.live is None:
+                continue
+            if self._placement.entry(pair.live.stored) is not None:
+                pair.live.widen(self._store.grants(pair.remote))
+                self._check_clock(pair, pair.live.stored)
+                continue
+            lost += 1
+            live, pair.live = pair.live, None
+            live.abandon("the gate has lost it")
+            self._placement.remove(live.stored)
+            log.warning("session lost", extra={"session": live.stored.id})
+        return lost
+
+    def _check_clock(self, pair: _Pair, stored: StoredSession) -> None:
+        """A clock that was set is seen, told, and learned anew by the peer in a new handshake.
+
+        The peer compares our timestamps with the clock that we had when the session began, and
+        refuses them once they are off by more than its limit.
+        """
+        began_at = stored.clock_offset - stored.clock_ahead
+        step = self._wall() - self._now() - began_at
+        if abs(step) <= self._skew_limit // 2 or (pair.handshake and pair.handshake.pending):
+            return
+        log.warning(
+            "this host's clock was set: renewing", extra={"session": stored.id, "step_ns": step}
+        )
+        try:
+            remote = self._store.remote(pair.remote)
+            if remote.consent is Consent.STANDING:
+                self._begin(pair, remote, self._store.local(pair.local))
+        except LocalError as error:
+            log.warning("not renewed", extra={"session": stored.id, "reason": str(error)})
+        self._flush(pair)
+
+    # Frames and time
+
+    def _receive(self, local: CellID, raw: bytes) -> None:
+        """Takes in a flow-0 frame from the socket of a local cell. Never raises."""
+        try:
+            ethernet = EthernetHeader.decode(raw)
+            frame = Frame.decode(raw[ETHERNET_HEADER_LEN:])
+            remote = self._store.remote(frame.header.src)
+            if remote.consent is not Consent.STANDING:
+                raise FailedPrecondition("no consent")
+            pair = self._pair(remote, local)
+            try:
+                if is_handshake(frame.header.flags):
+                    self._receive_handshake(pair, remote, frame, ethernet.src)
+                elif pair.live is None:
+                    raise UnexpectedFrame("a session frame without a session")
+                else:
+                    pair.live.receive(frame.header, frame.payload, self._now())
+            finally:
+                self._flush(pair)
+        except RemoteError as error:
+            self.refused += 1
+            log.debug("control frame refused", extra={"cell": str(local), "reason": str(error)})
+        except LocalError as error:
+            self.refused += 1
+            log.warning("control frame not taken", extra={"cell": str(local), "reason": str(error)})
+        except Exception:
+            # A bug in one frame's handling must not stop the others.
+            self.refused += 1
+            log.exception("control frame failed")
+
+    def _receive_handshake(self, pair: _Pair, remote: RemoteCell, frame: Frame, mac: bytes) -> None:
+        cell = self._store.local(pair.local)
+        identity = self._cells.identity(pair.local)
+        mtu = describe(cell.interface).mtu
+        now = self._now()
+        shake = self._handshakes.answer(identity, remote, mtu, pair.handshake, frame.header)
+        try:
+            events = shake.connection.receive(frame.header, frame.payload, now)
+        except UnexpectedFrame:
+            if not self._may_restart(pair, shake, frame.header):
+                raise
+            shake = self._handshakes.restart(identity, remote, mtu)
+            events = shake.connection.receive(frame.header, frame.payload, now)
+        pair.handshake = shake
+        self._handshakes.remember(pair.remote, pair.local, shake)
+        if mac != pair.mac:
+            pair.mac = mac
+            self._store.set_mac(pair.remote, mac)
+        self._handle(pair, shake, events)
+
+    def _may_restart(self, pair: _Pair, shake: Handshake, header: Header) -> bool:
+        """Whether a SYN that does not fit is a peer that began anew while we answered it."""
+        return (
+            shake is pair.handshake and shake.connection.state is State.SYN_RCVD and is_syn(header)
+        )
+
+    def _handle(self, pair: _Pair, shake: Handshake, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, KeysReady):
+                self._install(pair, shake, event, confirmed=False)
+            elif isinstance(event, Established):
+                if event.initiator:
+                    self._install(pair, shake, event, confirmed=True)
+                elif pair.live is not None and pair.live.stored.epoch == event.session_epoch:
+                    pair.live.confirm()
+                self._succeed(pair)
+                log.info(
+                    "session established",
+                    extra={
+                        "remote": str(pair.remote),
+                        "epoch": event.session_epoch,
+                        "initiator": event.initiator,
+                    },
+                )
+            elif isinstance(event, Closed):
+                self._handshake_over(pair, shake)
+
+    def _handshake_over(self, pair: _Pair, shake: Handshake) -> None:
+        pair.handshake = None
+        live = pair.live
+        if live is not None and live.phase is Phase.UNCONFIRMED:
+            live.drop("the handshake was never confirmed")
+        self._fail(pair, TimeoutError("the peer does not answer"))
+
+    def _flush(self, pair: _Pair) -> None:
+        """Sends what the handshake has queued, and sets the pair's timer anew."""
+        shake = pair.handshake
+        if shake is not None:
+            frames = shake.connection.frames_to_send()
+            if frames:
+                self._handshakes.remember(pair.remote, pair.local, shake)
+            mac = BROADCAST if shake.ask_everyone else pair.mac or BROADCAST
+            for frame in frames:
+                self._cells.send(pair.local, mac, frame.encode())
+        self._schedule(pair)
+
+    def _schedule(self, pair: _Pair) -> None:
+        self._cancel_timer(pair)
+        due = []
+        if pair.handshake is not None and pair.handshake.pending:
+            due.append(pair.handshake.connection.next_deadline())
+        if pair.live is not None:
+            due.append(pair.live.next_deadline())
+        deadline = min((at for at in due if at is not None), default=None)
+        if deadline is not None:
+            # What is overdue because it failed must not be tried in a tight loop.
+            delay = max(_LEAST_DELAY, deadline - self._now()) / SECOND
+            pair.timer = asyncio.get_running_loop().call_later(delay, self._tick, pair)
+
+    def _cancel_timer(self, pair: _Pair) -> None:
+        if pair.timer is not None:
+            pair.timer.cancel()
+            pair.timer = None
+
+    def _tick(self, pair: _Pair) -> None:
+        pair.timer = None
+        now = self._now()
+        try:
+            shake = pair.handshake
+            if shake is not None and shake.pending:
+                due = shake.connection.next_deadline()
+                if due is not None and now >= due:
+                    # Who does not answer at the address that is known may have moved.
+                    shake.ask_everyone = shake.connection.state is State.SYN_SENT
+                    self._handle(pair, shake, shake.connection.tick(now))
+            if pair.live is not None:
+                pair.live.tick(now)
+            self._flush(pair)
+        except Exception as error:
+            # Whatever it was, the pair's other deadlines must still be met.
+            log.error(
+                "session not kept up",
+                extra={"remote": str(pair.remote)},
+                exc_info=None if isinstance(error, AssentError) else error,
+            )
+            self._schedule(pair)
+
+    # Putting in place, and removing
+
+    def _install(
+        self, pair: _Pair, shake: Handshake, ready: KeysReady | Established, *, confirmed: bool
+    ) -> None:
+        try:
+            self._put_in_place(pair, shake, ready, confirmed=confirmed)
+        except AssentError as error:
+            # Nothing is half-installed, and the peer is not told that it could go on.
+            pair.handshake = None
+            self._fail(pair, error)
+            raise
+        except Exception:
+            pair.handshake = None
+            self._fail(pair, Unavailable("the session cannot be put in place"))
+            raise
+
+    def _put_in_place(
+        self, pair: _Pair, shake: Handshake, ready: KeysReady | Established, *, confirmed: bool
+    ) -> None:
+        offer = ready.peer_offer
+        stored = StoredSession(
+            id=self._store.next_session_id(),
+            remote=pair.remote,
+            local=pair.local,
+            epoch=ready.session_epoch,
+            initiator=ready.initiator,
+            mac=pair.mac or BROADCAST,
+            established_at=time.time_ns(),
+            clock_offset=ready.clock_offset,
+            clock_ahead=ready.clock_offset - (self._wall() - self._now()),
+            mtu=offer.mtu,
+        )
+        flows = sorted(
+            flow for flow in shake.grants.keys() | offer.grants.keys() if 1 <= flow <= FLOW_MAX
+        )
+        spec = SessionSpec(
+            remote=pair.remote,
+            local=pair.local,
+            session_id=stored.id,
+            rx_header_key=ready.keys.rx_header,
+            clock_offset=ready.clock_offset,
+            skew_limit=self._skew_limit,
+            grant_shift=offer.grant_shift,
+            flows=tuple(
+                FlowSpec(flow, shake.grants.get(flow, 0), offer.grants.get(flow, 0))
+                for flow in flows
+            ),
+        )
+        old = pair.live
+        try:
+            placed = self._placement.put(stored, ready.keys, spec, old.stored.id if old else None)
+        except BaseException:
+            if old is not None and self._placement.entry(old.stored) is None:
+                self._replace(pair, None)
+            raise
+        self._replace(pair, self._make_live(pair, placed, confirmed=confirmed))
+        # What was granted while the handshake was under way.
+        self.sync_grants(pair.remote)
+
+    def _replace(self, pair: _Pair, live: LiveSession | None) -> None:
+        if pair.live is not None:
+            pair.live.abandon("renewed")
+        pair.live = live
+
+    def _make_live(self, pair: _Pair, placed: Placed, *, confirmed: bool) -> LiveSession:
+        interface = self._store.local(pair.local).interface
+        mtu = placed.stored.mtu
+        with contextlib.suppress(FailedPrecondition):
+            mtu = min(mtu, describe(interface).mtu)
+        live = LiveSession(
+            placed.stored,
+            placed.keys,
+            placed.entry,
+            self._dataplane,
+            self._board,
+            clock=self._wall,
+            transmit=lambda frame: self._cells.send(pair.local, pair.mac or BROADCAST, frame),
+            on_end=lambda live, reason: self._ended(pair, live, reason),
+            mtu=mtu,
+            patience=self._patience,
+            now=self._now(),
+            confirmed=confirmed,
+        )
+        live.suspended = self._store.remote(pair.remote).consent is not Consent.STANDING
+        return live
+
+    def _ended(self, pair: _Pair, live: LiveSession, reason: str) -> None:
+        if pair.live is live:
+            pair.live = None
+        self._placement.remove(live.stored)
+        log.info("session ended", extra={"session": live.stored.id, "reason": reason})
+
+    # Finding, and telling those who wait
+
+    def _pair(self, remote: RemoteCell, local: CellID) -> _Pair:
+        key = remote.id, local
+        if key not in self._pairs:
+            self._pairs[key] = _Pair(remote.id, local, remote.mac)
+        return self._pairs[key]
+
+    def _pairs_of(self, cell: CellID) -> list[_Pair]:
+        return [pair for pair in self._pairs.values() if cell in (pair.remote, pair.local)]
+
+    def _held(self, remote: RemoteCell, local: CellID | None) -> _Pair:
+        found = [
+            pair
+            for pair in self._pairs.values()
+            if pair.remote == remote.id
+            and local in (None, pair.local)
+            and (pair.live is not None or (pair.handshake is not None and pair.handshake.pending))
+        ]
+        if not found:
+            raise NotFound(f"no session with cell {remote.name!r}")
+        if len(found) > 1:
+            raise FailedPrecondition(
+                f"local: {len(found)} local cells have a session with {remote.name!r}, name one"
+            )
+        return found[0]
+
+    def _established(self, remote: RemoteCell, local: CellID | None) -> LiveSession:
+        live = self._held(remote, local).live
+        if live is None or live.phase is not Phase.ESTABLISHED:
+            raise FailedPrecondition(f"the session with {remote.name!r} is not established")
+        return live
+
+    def _view(self, pair: _Pair) -> SessionView | None:
+        if pair.live is not None:
+            stored: StoredSession | None = pair.live.stored
+            state = _STATES[pair.live.phase]
+            flows = tuple(pair.live.flows())
+        elif pair.handshake is not None and pair.handshake.pending:
+            stored, state, flows = None, pair.handshake.connection.state, ()
+        else:
+            return None
+        remote = self._store.remote(pair.remote)
+        return SessionView(stored, remote, pair.local, state, flows, pair.mac)
+
+    def _stop_handshake(self, pair: _Pair, reason: str) -> None:
+        if pair.handshake is None:
+            return
+        pending, pair.handshake = pair.handshake.pending, None
+        if pending and pair.live is not None and pair.live.phase is Phase.UNCONFIRMED:
+            pair.live.drop(reason)
+        self._fail(pair, Unavailable(f"the handshake was given up: {reason}"))
+
+    def _succeed(self, pair: _Pair) -> None:
+        waiters, pair.waiters = pair.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _fail(self, pair: _Pair, error: Exception) -> None:
+        waiters, pair.waiters = pair.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)

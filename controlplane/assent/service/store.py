@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The desired state of a host, in SQLite.
+
+Only the daemon's event loop uses a store, so a transaction is never interleaved with another. Every
+commit reaches the disk before it returns (synchronous=FULL): what an API call acknowledged survives
+a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from assent.covenant.consent import Consent
+from assent.errors import AlreadyExists, NotFound
+from assent.service.records import (
+    HandshakeMemory,
+    LocalCell,
+    RemoteCell,
+    StandingGrant,
+    StoredPsk,
+    StoredSession,
+)
+from assent.service.schema import migrate
+from assent.wire.cellid import CellID
+
+# SQLite's integers have a sign; a header's timestamp has not.
+_INT_MAX = (1 << 63) - 1
+_CELL = "id, name, public_key, local, consent, mac, interface, key_file"
+_SESSION = (
+    "id, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu"
+)
+
+
+class Store:
+    """The tables of one daemon.
+
+    Use it as a context manager. Statements commit by themselves; `transaction` binds several.
+
+    Args:
+        path: The database file; made, with its directory, where it is missing. Mode 0600 and 0700.
+
+    Raises:
+        SchemaError: The file was written by a later version.
+        sqlite3.DatabaseError: The file is not a database, or cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives its write-ahead log the mode of the database file, so this is enough.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._depth = 0
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            # A deleted key must not linger in free pages.
+            self._db.execute("PRAGMA secure_delete = ON")
+            migrate(self._db)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file. Idempotent."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing: an exception inside takes back what was written. Nests by joining."""
+        if self._depth:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+
+    # Cells
+
+    def add_local(self, cell: LocalCell) -> None:
+        """Adds a cell of this host.
+
+        Raises:
+            AlreadyExists: Its name or its key is taken.
+        """
+        self._add_cell(cell, (1, None, None, cell.interface, str(cell.key_file)))
+
+    def add_remote(self, cell: RemoteCell) -> None:
+        """Adds a known cell.
+
+        Raises:
+            AlreadyExists: Its name or its key is taken.
+        """
+        self._add_cell(cell, (0, cell.consent.value, cell.mac, None, None))
+
+    def _add_cell(self, cell: LocalCell | RemoteCell, rest: tuple[object, ...]) -> None:
+        taken = self._db.execute(
+            "SELECT name, id FROM cells WHERE name = ? OR id = ? OR public_key = ?",
+            (cell.name, bytes(cell.id), cell.public_key),
+        ).fetchone()
+        if taken is not None:
+            by_name = taken[0] == cell.name
+            raise AlreadyExists(
+                f"name: a cell named {cell.name!r} exists"
+                if by_name
+                else f"public_key: it is the key of cell {taken[0]!r}"
+            )
+        self._db.execute(
+            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (bytes(cell.id), cell.name, cell.public_key, *rest),
+        )
+
+    def cell(self, ref: CellID | str) -> LocalCell | RemoteCell:
+        """A cell by its id or name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        column, value = ("name", ref) if isinstance(ref, str) else ("id", bytes(ref))
+        row = self._db.execute(
+            f"SELECT {_CELL} FROM cells WHERE {column} = ?",  # noqa: S608
+            (value,),
+        ).fetchone()
+        if row is None:
+            shown = repr(ref) if isinstance(ref, str) else str(ref)
+            raise NotFound(f"no cell {shown}")
+        return _cell(row)
+
+    def local(self, ref: CellID | str) -> LocalCell:
+        """A local cell by its id or name.
+
+        Raises:
+            NotFound: There is none, or it is a remote one.
+        """
+        cell = self.cell(ref)
+        if not isinstance(cell, LocalCell):
+            raise NotFound(f"cell {cell.name!r} does not live on this host")
+        return cell
+
+    def remote(self, ref: CellID | str) -> RemoteCell:
+        """A remote cell by its id or name.
+
+        Raises:
+            NotFound: There is none, or it is a local one.
+        """
+        cell = self.cell(ref)
+        if not isinstance(cell, RemoteCell):
+            raise NotFound(f"cell {cell.name!r} lives on this host, a remote one is needed")
+        return cell
+
+    def locals(self) -> list[LocalCell]:
+        """All local cells, by name."""
+        rows = self._db.execute(f"SELECT {_CELL} FROM cells WHERE local = 1 ORDER BY name")  # noqa: S608
+        return [cell for cell in map(_cell, rows) if isinstance(cell, LocalCell)]
+
+    def remotes(self) -> list[RemoteCell]:
+        """All remote cells, by name."""
+        rows = self._db.execute(f"SELECT {_CELL} FROM cells WHERE local = 0 ORDER BY name")  # noqa: S608
+        return [cell for cell in map(_cell, rows) if isinstance(cell, RemoteCell)]
+
+    def remotes_after(self, name: str, limit: int) -> list[RemoteCell]:
+        """The first remote cells by name after `name`: for going through many in slices."""
+        rows = self._db.execute(
+            f"SELECT {_CELL} FROM cells WHERE local = 0 AND name > ? ORDER BY name LIMIT ?",  # noqa: S608
+            (name, limit),
+        )
+        return [cell for cell in map(_cell, rows) if isinstance(cell, RemoteCell)]
+
+    def counts(self) -> tuple[int, int]:
+        """How many local and how many remote cells there are."""
+        (local, total) = self._db.execute(
+            "SELECT coalesce(sum(local), 0), count(*) FROM cells"
+        ).fetchone()
+        return local, total - local
+
+    def set_consent(self, remote: CellID, consent: Consent) -> None:
+        """Sets what the local cells agreed to.
+
+        Raises:
+            NotFound: There is no such remote cell.
+        """
+        done = self._db.execute(
+            "UPDATE cells SET consent = ? WHERE id = ? AND local = 0",
+            (consent.value, bytes(remote)),
+        )
+        _expect_row(done, f"no remote cell {remote}")
+
+    def set_mac(self, remote: CellID, mac: bytes) -> None:
+        """Remembers where a remote cell was seen; a cell that is gone is not an error."""
+        self._db.execute(
+            "UPDATE cells SET mac = ? WHERE id = ? AND local = 0", (mac, bytes(remote))
+        )
+
+    def delete_cell(self, cell: CellID) -> None:
+        """Removes a cell with its keys, grants and sessions.
+
+        Raises:
+            NotFound: There is none.
+        """
+        done = self._db.execute("DELETE FROM cells WHERE id = ?", (bytes(cell),))
+        _expect_row(done, f"no cell {cell}")
+
+    # Pre-shared keys
+
+    def set_psk(self, psk: StoredPsk, *, replace: bool) -> None:
+        """Sets the key shared with a remote cell.
+
+        Raises:
+            AlreadyExists: There is one, and it is not to be replaced.
+        """
+        if not replace and self.psk(psk.remote) is not None:
+            raise AlreadyExists("psk: one is set; say `replace` to replace it")
+        self._db.execute(
+            "INSERT OR REPLACE INTO psks (remote, psk, set_at) VALUES (?, ?, ?)",
+            (bytes(psk.remote), psk.psk, psk.set_at),
+        )
+
+    def psk(self, remote: CellID) -> StoredPsk | None:
+        """The key shared with a remote cell."""
+        row = self._db.execute(
+            "SELECT remote, psk, set_at FROM psks WHERE remote = ?", (bytes(remote),)
+        ).fetchone()
+        return None if row is None else StoredPsk(CellID(row[0]), row[1], row[2])
+
+    def psk_times(self) -> dict[CellID, int]:
+        """When each key was set (Unix time, seconds); never the keys."""
+        rows = self._db.execute("SELECT remote, set_at FROM psks")
+        return {CellID(remote): set_at for remote, set_at in rows}
+
+    def delete_psk(self, remote: CellID) -> None:
+        """Removes the key shared with a remote cell.
+
+        Raises:
+            NotFound: There is none.
+        """
+        done = self._db.execute("DELETE FROM psks WHERE remote = ?", (bytes(remote),))
+        _expect_row(done, "no pre-shared key is set for this cell")
+
+    # Grants
+
+    def set_grant(self, grant: StandingGrant) -> None:
+        """Sets the window of a flow, new or not."""
+        self._db.execute(
+            "INSERT INTO grants (remote, flow, window_blocks) VALUES (?, ?, ?) "
+            "ON CONFLICT (remote, flow) DO UPDATE SET window_blocks = excluded.window_blocks",
+            (bytes(grant.remote), grant.flow, grant.window_blocks),
+        )
+
+    def grant(self, remote: CellID, flow: int) -> StandingGrant:
+        """The window of a flow.
+
+        Raises:
+            NotFound: None is set.
+        """
+        row = self._db.execute(
+            "SELECT remote, flow, window_blocks FROM grants WHERE remote = ? AND flow = ?",
+            (bytes(remote), flow),
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"no grant for flow {flow} of this cell")
+        return StandingGrant(CellID(row[0]), row[1], row[2])
+
+    def grants(self, remote: CellID | None = None) -> list[StandingGrant]:
+        """All windows, or those of one remote cell, by flow."""
+        rows = self._db.execute(
+            "SELECT remote, flow, window_blocks FROM grants "
+            "WHERE ?1 IS NULL OR remote = ?1 ORDER BY remote, flow",
+            (None if remote is None else bytes(remote),),
+        )
+        return [StandingGrant(CellID(row[0]), row[1], row[2]) for row in rows]
+
+    def delete_grant(self, remote: CellID, flow: int) -> None:
+        """Removes the window of a flow.
+
+        Raises:
+            NotFound: None is set.
+        """
+        done = self._db.execute(
+            "DELETE FROM grants WHERE remote = ? AND flow = ?", (bytes(remote), flow)
+        )
+        _expect_row(done, f"no grant for flow {flow} of this cell")
+
+    # Sessions
+
+    def put_session(self, session: StoredSession) -> None:
+        """Records a live session; it takes the place of the pair's former one."""
+        self._db.execute(
+            f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            (
+                session.id,
+                bytes(session.remote),
+                bytes(session.local),
+                session.epoch,
+                int(session.initiator),
+                session.mac,
+                session.established_at,
+                session.clock_offset,
+                session.clock_ahead,
+                session.mtu,
+            ),
+        )
+
+    def session(self, remote: CellID, local: CellID) -> StoredSession | None:
+        """The live session of a pair."""
+        row = self._db.execute(
+            f"SELECT {_SESSION} FROM sessions WHERE remote = ? AND local = ?",  # noqa: S608
+            (bytes(remote), bytes(local)),
+        ).fetchone()
+        return None if row is None else _session(row)
+
+    def sessions(self) -> list[StoredSession]:
+        """All live sessions, by id."""
+        rows = self._db.execute(f"SELECT {_SESSION} FROM sessions ORDER BY id")  # noqa: S608
+        return [_session(row) for row in rows]
+
+    def next_session_id(self) -> int:
+        """A number for a new session: from 1, 32 bits, each other than the ones before."""
+        (ident,) = self._db.execute(
+            "UPDATE session_ids SET last = last % 4294967295 + 1 RETURNING last"
+        ).fetchone()
+        return int(ident)
+
+    def delete_session(self, remote: CellID, local: CellID) -> None:
+        """Forgets the session of a pair; none is not an error."""
+        self._db.execute(
+            "DELETE FROM sessions WHERE remote = ? AND local = ?", (bytes(remote), bytes(local))
+        )
+
+    # Memory of handshakes
+
+    def handshake(self, remote: CellID, local: CellID) -> HandshakeMemory:
+        """What a pair's handshakes left behind; zeros where there was none."""
+        row = self._db.execute(
+            "SELECT last_timestamp, newest_hail, last_epoch FROM handshakes "
+            "WHERE remote = ? AND local = ?",
+            (bytes(remote), bytes(local)),
+        ).fetchone()
+        return HandshakeMemory() if row is None else HandshakeMemory(*row)
+
+    def remember_handshake(self, remote: CellID, local: CellID, memory: HandshakeMemory) -> None:
+        """Raises what is remembered of a pair; no number ever falls.
+
+        A time in the far future is kept at the limit of its column, which refuses all others too.
+        """
+        self._db.execute(
+            "INSERT INTO handshakes (remote, local, last_timestamp, newest_hail, last_epoch) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (remote, local) DO UPDATE SET "
+            "last_timestamp = max(last_timestamp, excluded.last_timestamp), "
+            "newest_hail = max(newest_hail, excluded.newest_hail), "
+            "last_epoch = max(last_epoch, excluded.last_epoch)",
+            (
+                bytes(remote),
+                bytes(local),
+                min(memory.last_timestamp, _INT_MAX),
+                min(memory.newest_hail, _INT_MAX),
+                memory.last_epoch,
+            ),
+        )
+
+
+def _cell(row: tuple[Any, ...]) -> LocalCell | RemoteCell:
+    ident, name, public_key, local, consent, mac, interface, key_file = row
+    if local:
+        return LocalCell(CellID(ident), name, public_key, interface, Path(key_file))
+    return RemoteCell(CellID(ident), name, public_key, Consent(consent), mac)
+
+
+def _session(row: tuple[Any, ...]) -> StoredSession:
+    ident, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu = (
+        row
+    )
+    return StoredSession(
+        ident,
+        CellID(remote),
+        CellID(local),
+        epoch,
+        bool(initiator),
+        mac,
+        established_at,
+        clock_offset,
+        clock_ahead,
+        mtu,
+    )
+
+
+def _expect_row(done: sqlite3.Cursor, message: str) -> None:
+    if done.rowcount == 0:
+        raise NotFound(message)

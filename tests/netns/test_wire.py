@@ -1,0 +1,64 @@
+"""What the native endpoint puts on the wire, read by the Python codecs: one format, two authors."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+
+from assent.demo.wiretap import capture
+from assent.handshake.keys import open_
+from assent.transport.access import access_of
+from assent.v1.cells_pb2 import CellRef
+from assent.v1.sessions_pb2 import OpenFlowRequest
+from assent.wire.fabric import Flags, Frame, serial_before, signed_bytes
+from assent.wire.siphash import siphash24
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("backend", ["af_xdp", "af_packet"])
+def test_captured_frames_decode_and_open_to_the_file(pair, random_file, backend):
+    file = random_file("small.bin", 300_000)
+    with pair.client("left") as left:
+        handle = left.sessions.OpenFlow(OpenFlowRequest(remote=CellRef(name="right"), flow=1))
+    access = access_of(handle)
+    frames: list[bytes] = []
+    over = threading.Event()
+    tap = threading.Thread(
+        target=lambda: frames.extend(
+            capture(pair.lab.switch, "right", bytes(access.local), 100_000, 60, over.is_set)
+        )
+    )
+    tap.start()
+    options = ("--dir", str(pair.scratch), "--backend", backend, "--json")
+    receiver = pair.background("right", "recv", "--from", "left", *options)
+    sender = pair.background(
+        "left", "send", str(file), "--to", "right", "--backend", backend, "--json"
+    )
+    sent, received = sender.result(60), receiver.result(60)
+    over.set()
+    tap.join()
+    assert sent["backend"] == received["backend"] == backend
+
+    content: dict[int, bytes] = {}
+    for raw in frames:
+        frame = Frame.decode(raw[14:])
+        header = frame.header
+        assert header.tag == siphash24(access.tx_header_key, signed_bytes(header))
+        assert (header.src, header.dst, header.flow) == (access.local, access.remote, 1)
+        assert header.flags & Flags.BLOCK
+        if frame.payload:
+            content[header.seq] = open_(
+                access.tx_payload_key,
+                frame.payload,
+                src=header.src,
+                dst=header.dst,
+                epoch=access.epoch,
+                flow=1,
+                seq=header.seq,
+            )
+    numbers = sorted(content)
+    assert all(serial_before(a, b) for a, b in itertools.pairwise(numbers))
+    assert b"".join(content[number] for number in numbers) == file.read_bytes()
