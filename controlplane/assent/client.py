@@ -28,8 +28,8 @@ from assent.v1.grants_pb2_grpc import GrantsStub
 from assent.v1.keys_pb2_grpc import KeysStub
 from assent.v1.sessions_pb2_grpc import SessionsStub
 
-DEFAULT_TIMEOUT_S = 30.0
-"""Long enough for a handshake with its retries; a daemon that hangs must not hang its callers."""
+DEFAULT_TIMEOUT_S = 40.0
+"""Longer than a handshake may take, so that it is the daemon that says why one failed."""
 
 # The daemon's own limit: the list of a full profile's cells is larger than gRPC's default.
 _RESPONSE_MAX = 64 << 20

@@ -28,8 +28,8 @@ State = dict[str, dict[bytes, object]]
 class Rig:
     """A private gate. `remote` is in session with `local`; `guest` is provisioned only.
 
-    Flow 1 has credit, flow 2 has none, there is no flow 3, flow 4 is like flow 1, flow 5 has credit and
-    no endpoint; there is no flow 6.
+    Flow 1 has credit, flow 2 has none, there is no flow 3, flow 4 is like flow 1, flow 5 has credit
+    and no endpoint; there is no flow 6.
     """
 
     header_key = bytes(range(16))

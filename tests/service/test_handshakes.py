@@ -340,13 +340,14 @@ async def test_a_store_that_fails_leaves_no_session(link: Link, monkeypatch: pyt
     assert link.here.phase() is None
 
 
-async def test_a_grant_made_during_the_handshake_counts(link: Link):
+async def test_a_grant_made_during_the_handshake_waits_for_the_next_one(link: Link):
+    """What was offered is what both sides reckon with."""
     connecting = await link.here.begin()
     link.here.store.set_grant(StandingGrant(link.here.remote.id, 1, 150))
     link.carry()
     view = await connecting
-    assert [(state.flow, state.rx_granted) for state in view.flows] == [(0, 0), (1, 150)]
-    assert link.there.pair.live.flows()[1].tx_granted == 150
+    assert [(state.flow, state.rx_granted) for state in view.flows] == [(0, 0), (1, 100)]
+    assert link.there.pair.live.flows()[1].tx_granted == 100
 
 
 async def test_a_session_that_the_gate_lost_ends(link: Link):

@@ -27,7 +27,7 @@ from assent.service.live import (
     Phase,
 )
 from assent.service.manifests import PENDING_MAX, ManifestBoard
-from assent.service.records import StandingGrant, StoredSession
+from assent.service.records import StoredSession
 from assent.wire.cellid import CellID
 from assent.wire.control import Close, ControlTag, Grant, Manifest, ManifestItem, Tag
 from assent.wire.fabric import Flags, Frame
@@ -177,23 +177,6 @@ async def test_a_grant_that_cannot_be_is_refused_with_its_whole_frame(rig: Rig, 
     with pytest.raises(RemoteError, match="a grant that cannot be"):
         rig.say(tags=[grant_of(1, 80), tag])
     assert rig.flows.read(slot) == before
-
-
-async def test_a_wider_window_is_promised_once(rig: Rig):
-    slot = rig.live.slot(1)
-    assert rig.live.widen([StandingGrant(REMOTE, 1, 150), StandingGrant(REMOTE, 5, 10)]) == 1
-    assert rig.live.widen([StandingGrant(REMOTE, 1, 150)]) == 0
-    line = rig.flows.read(slot)
-    assert (line.rx_granted, line.rx_window) == (150, 150)
-    assert rig.heard() == [Opened(DATA, (grant_of(1, 150),), 0)]
-
-
-async def test_a_window_widens_on_top_of_what_the_endpoint_granted(rig: Rig):
-    """The endpoint has consumed 400 blocks and granted as many again; the window grows by 50."""
-    slot = rig.live.slot(1)
-    rig.flows.raise_rx_granted(slot, 500)
-    rig.live.widen([StandingGrant(REMOTE, 1, 150)])
-    assert rig.flows.read(slot).rx_granted == 550
 
 
 # Manifests

@@ -11,10 +11,10 @@ import ctypes
 import os
 from pathlib import Path
 
+from assent.dataplane.mounts import file_system_of
 from assent.errors import FailedPrecondition
 
 _FS_TYPE = "bpf"
-_MOUNTS = Path("/proc/self/mountinfo")
 _STANDARD = Path("/sys/fs/bpf")
 
 
@@ -43,16 +43,7 @@ def ensure(path: Path) -> None:
 
 
 def _is_inside(path: Path) -> bool:
-    """Whether the file system that covers `path` is a BPF one."""
-    best, kind = -1, ""
-    for line in _MOUNTS.read_text().splitlines():
-        # "36 35 98:0 /root /mount-point options [optional ...] - fs-type source options"
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].encode().decode("unicode_escape"))
-        # Of mounts on one point the last one covers the others.
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), after.split()[0]
-    return kind == _FS_TYPE
+    return file_system_of(path) == _FS_TYPE
 
 
 def _mount(point: Path) -> None:

@@ -536,9 +536,15 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
 
 int an_flow_check(const struct an_flow *flow, uint64_t now, char *error, size_t error_len)
 {
+	/* The slot is used again for another flow, but not before a second has passed. */
+	int ended = !__atomic_load_n(&flow->line->replay_len, __ATOMIC_ACQUIRE);
 	int working = flow->tx_data_pending || flow->source_sent < flow->source_len ||
 		      flow->sink_filled < flow->sink_len;
 
+	if (ended) {
+		snprintf(error, error_len, "the session has ended: it was closed or renewed");
+		return -ENOTCONN;
+	}
 	if (!working || now - flow->progress_at < AN_SILENCE_LIMIT)
 		return 0;
 	snprintf(error, error_len, "the peer has been silent for 30 s");

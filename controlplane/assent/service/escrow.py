@@ -14,9 +14,9 @@ from typing import Final
 
 import cbor2
 
+from assent.dataplane.mounts import file_system_of
 from assent.errors import InvalidArgument
 from assent.handshake.keys import HEADER_KEY_LEN, PAYLOAD_KEY_LEN, SessionKeys
-from assent.service.preflight import file_system_of
 from assent.wire.cellid import CellID
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two fields of a flow's line that only the control plane writes while a session lives.
+"""The one field of a flow's line that the control plane writes while a session lives.
 
 `tx_seq` of flow 0 must be in the map before a frame carries it: a daemon that was killed reads
-there how far it had come, and no nonce is ever used twice. `rx_window` follows a window that is
-widened.
+there how far it had come, and no nonce is ever used twice.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ class FlowLines:
     def __init__(self, table: Map, layout: Layout) -> None:
         self._size = layout.size
         self._tx_seq = layout.offsetof("tx_seq")
-        self._rx_window = layout.offsetof("rx_window")
         length = -(-table.max_entries * layout.size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(table.fd, length, mmap.MAP_SHARED)
 
@@ -59,8 +57,3 @@ class FlowLines:
             raise ResourceExhausted("the session has used up its sequence numbers: renew it")
         self._memory[at : at + 4] = seq.to_bytes(4, sys.byteorder)
         return seq
-
-    def set_rx_window(self, slot: int, blocks: int) -> None:
-        """Records the window that is now in force, in blocks."""
-        at = slot * self._size + self._rx_window
-        self._memory[at : at + 4] = blocks.to_bytes(4, sys.byteorder)

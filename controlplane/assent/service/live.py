@@ -26,7 +26,7 @@ from assent.handshake.keys import SessionKeys
 from assent.service.flow_lines import FlowLines
 from assent.service.flow_zero import CONTROL_FLOW, DATA, FIN, FIN_ACK, FlowZero, room_for_tags
 from assent.service.manifests import Announced, ManifestBoard
-from assent.service.records import StandingGrant, StoredSession
+from assent.service.records import StoredSession
 from assent.wire.control import (
     Close,
     ControlTag,
@@ -172,33 +172,6 @@ class LiveSession:
     def rx_window(self, flow: int) -> int:
         """The window that we promised for a flow, in blocks; 0 where it is not open."""
         return int(self._flows.read(self.slot(flow)).rx_window) if self.has_flow(flow) else 0
-
-    # Credit
-
-    def widen(self, grants: Iterable[StandingGrant]) -> int:
-        """Raises what the peer may send to the windows given, and tells it.
-
-        A flow that was not open when the session began stays shut until the next one.
-
-        Returns:
-            How many flows were widened.
-        """
-        told = []
-        for grant in grants:
-            if not self.has_flow(grant.flow):
-                continue
-            slot = self.slot(grant.flow)
-            line = self._flows.read(slot)
-            more = grant.window_blocks - line.rx_window
-            if more <= 0:
-                continue
-            # The record first: a crash between the two leaves a smaller promise, not a larger one.
-            self._lines.set_rx_window(slot, grant.window_blocks)
-            self._flows.raise_rx_granted(slot, line.rx_granted + more)
-            told.append(self._grant_tag(grant.flow, 0))
-        if told:
-            self._send(DATA, told)
-        return len(told)
 
     # Announcements
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from assent.dataplane import bpffs
 from assent.errors import FailedPrecondition
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
-_MOUNTS = Path("/proc/self/mounts")
 
 
 def check(pin_root: Path) -> None:
@@ -29,22 +29,4 @@ def check(pin_root: Path) -> None:
         raise FailedPrecondition(
             f"{_KERNEL_BTF} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF"
         )
-    kind = file_system_of(pin_root)
-    if kind != "bpf":
-        raise FailedPrecondition(
-            f"pin_root: {pin_root} lies on {kind}, not on bpffs: "
-            "mount -t bpf bpf /sys/fs/bpf, or name another place"
-        )
-
-
-def file_system_of(path: Path) -> str:
-    """The type of the file system that a path lies on, or would lie on once made."""
-    best, kind = -1, "unknown"
-    resolved = path.resolve()
-    for line in _MOUNTS.read_text().splitlines():
-        _, where, found, *_ = line.split(" ")
-        mount = Path(where.replace("\\040", " "))
-        # A later mount on the same place hides an earlier one.
-        if resolved.is_relative_to(mount) and len(mount.parts) >= best:
-            best, kind = len(mount.parts), found
-    return kind
+    bpffs.ensure(pin_root)

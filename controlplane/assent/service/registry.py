@@ -189,7 +189,10 @@ class Registry:
     # Grants
 
     def set_grant(self, ref: CellID | str, flow: int, window_blocks: int) -> GrantView:
-        """Sets the window of a flow; live sessions are widened at once.
+        """Sets the window of a flow, from the next session on.
+
+        A live session keeps the window that it began with: grants are receipts too, and a grant
+        that grew for another reason would read as a receipt for data that is still missing.
 
         Raises:
             NotFound: There is no such remote cell.
@@ -210,7 +213,6 @@ class Registry:
             self._store.set_grant(StandingGrant(remote, flow, window_blocks))
         if blocks < held:
             self._sessions.stop_handshakes(remote, "a window that it offered was narrowed")
-        self._sessions.sync_grants(remote)
         return self.grant(remote, flow)
 
     def delete_grant(self, ref: CellID | str, flow: int) -> None:

@@ -317,12 +317,6 @@ class SessionManager:
             tx_header_key=live.keys.tx_header,
         )
 
-    def sync_grants(self, remote: CellID) -> None:
-        """Makes live sessions as wide as the grants say."""
-        grants = self._store.grants(remote)
-        for live in self.live_with(remote):
-            live.widen(grants)
-
     # Changes of the desired state
 
     def suspend(self, remote: CellID, *, suspended: bool) -> None:
@@ -357,7 +351,6 @@ class SessionManager:
             if pair.live is None:
                 continue
             if self._placement.entry(pair.live.stored) is not None:
-                pair.live.widen(self._store.grants(pair.remote))
                 self._check_clock(pair, pair.live.stored)
                 continue
             lost += 1
@@ -583,8 +576,6 @@ class SessionManager:
                 self._replace(pair, None)
             raise
         self._replace(pair, self._make_live(pair, placed, confirmed=confirmed))
-        # What was granted while the handshake was under way.
-        self.sync_grants(pair.remote)
 
     def _replace(self, pair: _Pair, live: LiveSession | None) -> None:
         if pair.live is not None:
