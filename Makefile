@@ -32,15 +32,19 @@ build: setup ## BPF objects, gRPC stubs, native modules: what is out of date
 	$(say) "Build"
 	@$(BIN)/python controlplane/build.py
 
+as-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "make: this loads BPF programs and makes network namespaces:" \
+		"run it as root (sudo make $(MAKECMDGOALS))" >&2; exit 1; }
+
 # -- the two commands -----------------------------------------------------------------------------
 
 FILE ?=
 
-demo: build ## a real file crosses the fabric, under attack (FILE=/path to choose it); needs root
+demo: as-root build ## a real file crosses the fabric, under attack (FILE=/path to choose it); needs root
 	$(say) "Demo"
 	@$(BIN)/assent demo $(if $(FILE),--file '$(FILE)') --output build/demo.json
 
-test: build ## all tests; needs root for those that use the kernel
+test: as-root build ## all tests; needs root for those that use the kernel
 	$(say) "Tests"
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
 
@@ -68,4 +72,4 @@ clean: ## remove what was built
 distclean: clean ## and the virtual environment
 	@rm -rf $(VENV)
 
-.PHONY: help setup build demo test lint format bench clean distclean
+.PHONY: as-root help setup build demo test lint format bench clean distclean

@@ -9,4 +9,4 @@ int gate(struct xdp_md *ctx)
 	return gate_run(ctx);
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license") = "GPL";

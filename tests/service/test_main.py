@@ -59,7 +59,7 @@ def test_a_wrong_setting_exits_2_with_one_line(arguments: Sequence[str], said: s
 def test_without_root_it_says_so(place: Place):
     code, output = run(*flags_of(place), user=65534, env=os.environ | {"HOME": "/"})
     assert code == 1
-    assert output.startswith("assentd: assentd needs root")
+    assert output.startswith("assentd: this needs root")
     assert output.count("\n") == 1
 
 

@@ -72,7 +72,8 @@ def report(error: BaseException) -> int:
     if os.environ.get("ASSENT_DEBUG") == "1":
         traceback.print_exception(error)
     problem, remedy, code = explain(error)
-    print(f"assent: {one_line(f'{problem}; {remedy}')}", file=sys.stderr, flush=True)
+    said = f"{problem}; {remedy}" if remedy else problem
+    print(f"assent: {one_line(said)}", file=sys.stderr, flush=True)
     return code
 
 
@@ -111,8 +112,8 @@ def _explain_api(error: AssentError) -> tuple[str, str, int]:
     # Imported by now if it is an API error; the import of grpc is not for those who mistype a flag.
     client = sys.modules.get("assent.client")
     if client is None or not isinstance(error, client.ApiError):
-        # Of the package's own layers, in this process: most of their messages say what to do.
-        return str(error), "ASSENT_DEBUG=1 shows where", EXIT_FAILED
+        # Of the package's own layers, in this process: their messages say what to do.
+        return str(error), "", EXIT_FAILED
     if isinstance(error, client.DaemonUnreachableError):
         remedy = "name another with --socket, or run it as root or in the daemon's socket_group"
         if error.may_start:

@@ -158,24 +158,39 @@ class Nodes:
         Raises:
             DemoError: it failed; the message is its own.
         """
-        node = self._nodes[name]
-        self._echo(name, ["assent", *args], "&")
-        command = [_program("assent"), "--socket", str(node.socket), *args]
-        background = Background(name, self._spawn(node, command, pipe=True), self._console)
+        background = self._in_background(name, args, stderr=subprocess.PIPE)
         background.wait_open()
         return background
 
+    def on_terminal(self, name: str, *args: str) -> Background:
+        """The same, for a command whose progress bar the user is to see; does not wait.
+
+        Where there is no terminal its stderr is passed on line by line, like the others'.
+        """
+        stderr = None if self._console.is_terminal else subprocess.PIPE
+        return self._in_background(name, args, stderr=stderr)
+
+    def _in_background(self, name: str, args: Sequence[str], stderr: int | None) -> Background:
+        node = self._nodes[name]
+        self._echo(name, ["assent", *args], "&")
+        command = [_program("assent"), "--socket", str(node.socket), *args]
+        process = self._spawn(node, command, stdout=subprocess.PIPE, stderr=stderr)
+        return Background(name, process, self._console)
+
     def _spawn(
-        self, node: Node, command: Sequence[str], *, pipe: bool = False
+        self,
+        node: Node,
+        command: Sequence[str],
+        stdout: int | None = None,
+        stderr: int | None = None,
     ) -> subprocess.Popen[str]:
-        stream = subprocess.PIPE if pipe else None
         process = subprocess.Popen(
             # Whatever happens to this process, its children do not outlive it. Not a preexec_fn:
             # between fork and exec of a process with threads, Python code may hang.
             node.host.command("setpriv", "--pdeathsig", "KILL", "--", *command),
             text=True,
-            stdout=stream,
-            stderr=stream,
+            stdout=stdout,
+            stderr=stderr,
         )
         self._undo.callback(_stop, process)
         return process
@@ -248,9 +263,14 @@ class Background:
     def _read(self) -> None:
         for line in self._process.stderr or ():
             self._said.append(line.strip())
-            self._console.print(
-                f"  {self._name}: {line.rstrip()}", markup=False, highlight=False, soft_wrap=True
-            )
+            # On a terminal the sender's bar says how far it is.
+            if not (self._console.is_terminal and line.rstrip().endswith("%")):
+                self._console.print(
+                    f"  {self._name}: {line.rstrip()}",
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
+                )
             if "is open" in line:
                 self._open.set()
 

@@ -113,7 +113,7 @@ def _transfer_under_attack(nodes: Nodes, file: Path, report: Report) -> None:
         nodes.background("right", "recv", "--from", "rogue", "--backend", "af_packet", *to_inbox)
         before = Tally.take(right)
         with VerdictTimer(nodes["right"].instance) as timer:
-            sender = nodes.background("left", "send", str(file), "--to", "right", "--json")
+            sender = nodes.on_terminal("left", "send", str(file), "--to", "right", "--json")
             report.attacks = prepared.attack(sender)
             sent = sender.result(_TRANSFER_S)
             received = receiver.result(_TRANSFER_S)

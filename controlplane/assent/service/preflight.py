@@ -23,7 +23,7 @@ def check(pin_root: Path) -> None:
     """
     if os.geteuid() != 0:
         raise FailedPrecondition(
-            "assentd needs root: it loads BPF programs and opens packet sockets"
+            "this needs root: it loads BPF programs and opens packet sockets; run it with sudo"
         )
     if not _KERNEL_BTF.exists():
         raise FailedPrecondition(
