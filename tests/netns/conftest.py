@@ -11,6 +11,7 @@ from rich.console import Console
 
 from assent.demo.lab import HOST_INTERFACE
 from assent.demo.nodes import Nodes
+from assent.v1.sessions_pb2 import ListSessionsRequest
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,9 @@ def digest():
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     return of
+
+
+def highest_seq(nodes: Nodes, name: str) -> int:
+    with nodes.client(name) as client:
+        session = client.sessions.List(ListSessionsRequest()).sessions[0]
+    return next(flow.rx_highest_seq for flow in session.flows if flow.flow == 1)

@@ -12,20 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from assent.demo.nodes import Nodes
 from assent.demo.tally import Tally
 from assent.v1.fabric_pb2 import GetStatusRequest
 from assent.v1.sessions_pb2 import ListSessionsRequest
 
+from .conftest import highest_seq
+
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 SIZE = 192 << 20
-
-
-def highest_seq(nodes: Nodes, name: str) -> int:
-    with nodes.client(name) as client:
-        session = client.sessions.List(ListSessionsRequest()).sessions[0]
-    return next(flow.rx_highest_seq for flow in session.flows if flow.flow == 1)
 
 
 def test_the_transfer_goes_on_and_the_new_daemon_adopts_the_dataplane(pair, random_file, digest):

@@ -256,9 +256,10 @@ class Background:
         result: dict[str, Any] = json.loads(self._process.stdout.read())  # type: ignore[union-attr]
         return result
 
-    def stop(self) -> None:
-        """Ends it before its time."""
-        _stop(self._process)
+    def kill(self) -> None:
+        """Kills it outright, as a crash would."""
+        self._process.kill()
+        self._process.wait()
 
     def _read(self) -> None:
         for line in self._process.stderr or ():

@@ -1,0 +1,88 @@
+"""What an endpoint does when it cannot have what it wants."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from assent.demo.nodes import DemoError
+
+from .conftest import highest_seq
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
+
+
+def test_a_taken_queue_falls_back_with_the_reason_and_a_taken_flow_is_refused(
+    pair, random_file, digest
+):
+    pair.cli("right", "grants", "set", "left", "2", "1024")
+    pair.cli("left", "grants", "set", "right", "2", "1024")
+    pair.cli("left", "sessions", "connect", "right", "--renew")
+    inbox = ("--dir", str(pair.scratch), "--json")
+    first = pair.background("right", "recv", "--from", "left", *inbox)
+    # One AF_XDP socket has the interface's only queue.
+    second = pair.background("right", "recv", "--from", "left", "--flow", "2", *inbox)
+    with pytest.raises(DemoError, match="flow 1 is driven by another process"):
+        pair.background("right", "recv", "--from", "left", *inbox)
+
+    file = random_file("both.bin", 2 << 20)
+    for flow, receiver, backend in (("1", first, "af_xdp"), ("2", second, "af_packet")):
+        sender = pair.background(
+            "left", "send", str(file), "--to", "right", "--flow", flow, "--json"
+        )
+        sent, received = sender.result(60), receiver.result(60)
+        assert received["backend"] == backend
+        assert received["sha256"] == sent["sha256"] == digest(file)
+        if backend == "af_packet":
+            reason = received["fallback_reason"]
+            assert re.fullmatch(r"AF_XDP on fab0, queue 0: binding the socket: .*busy", reason)
+
+
+def test_what_a_killed_receiver_leaves_is_named_and_a_renewed_session_mends_it(
+    pair, random_file, digest
+):
+    inbox = ("--dir", str(pair.scratch), "--json")
+    receiver = pair.background("right", "recv", "--from", "left", *inbox)
+    sender = pair.background(
+        "left", "send", str(random_file("lost.bin", 64 << 20)), "--to", "right", "--json"
+    )
+    deadline = time.monotonic() + 30
+    while highest_seq(pair, "right") < 1000 and time.monotonic() < deadline:
+        pass
+    receiver.kill()
+    sender.kill()
+    with pytest.raises(DemoError, match="left this flow unfinished: renew the session"):
+        pair.background("left", "send", str(random_file("x", 10)), "--to", "right", "--json")
+
+    pair.cli("left", "sessions", "connect", "right", "--renew")
+    file = random_file("again.bin", 1 << 20)
+    receiver = pair.background("right", "recv", "--from", "left", *inbox)
+    sender = pair.background("left", "send", str(file), "--to", "right", "--json")
+    assert sender.result(60)["sha256"] == receiver.result(60)["sha256"] == digest(file)
+
+
+def test_a_session_that_ends_ends_its_endpoints(pair, random_file):
+    receiver = pair.background(
+        "right", "recv", "--from", "left", "--dir", str(pair.scratch), "--json"
+    )
+    sender = pair.background(
+        "left", "send", str(random_file("large.bin", 256 << 20)), "--to", "right", "--json"
+    )
+    pair.cli("left", "sessions", "close", "right")
+    with pytest.raises(DemoError, match="the session has ended"):
+        sender.result(20)
+    with pytest.raises(DemoError, match="the session has ended"):
+        receiver.result(20)
+
+
+def test_an_empty_file_and_one_of_a_byte_arrive(pair, random_file):
+    for size in (0, 1):
+        file = random_file(f"{size}.bin", size)
+        inbox = pair.scratch / f"inbox{size}"
+        inbox.mkdir()
+        receiver = pair.background("right", "recv", "--from", "left", "--dir", str(inbox), "--json")
+        sender = pair.background("left", "send", str(file), "--to", "right", "--json")
+        assert sender.result(60)["sha256"] == receiver.result(60)["sha256"]
+        assert (inbox / file.name).read_bytes() == file.read_bytes()
