@@ -59,7 +59,7 @@ def test_a_wrong_setting_exits_2_with_one_line(arguments: Sequence[str], said: s
 def test_without_root_it_says_so(place: Place):
     # The rights go once everything is imported: a checkout may be readable by root alone.
     program = (
-        "import os, sys; from assent.service import daemon, main; "
+        "import os, sys; from assent.service import config, daemon, logs, main, notify; "
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); sys.exit(main.main(sys.argv[1:]))"
     )
     done = subprocess.run(
