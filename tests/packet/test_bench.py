@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from assent.bench import verdict
@@ -20,12 +18,7 @@ NAMES = {
     "pass_ipv4",
 }
 
-peer = pytest.mark.skipif(
-    not list(Path("/usr/lib").glob("*/bpf/xdpfilt_alw_eth.o")), reason="xdp-tools is not installed"
-)
 
-
-@peer
 def test_figures() -> None:
     figures = verdict.measure(repeat=1000, runs=3)
     assert set(figures["xdp"]) == {f"{name}_ns" for name in NAMES}
@@ -35,7 +28,6 @@ def test_figures() -> None:
     assert (figures["repeat"], figures["runs"]) == (1000, 3)
 
 
-@peer
 def test_the_wrong_verdict_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the rewind, the second frame is a replay."""
     monkeypatch.setattr(verdict, "_aim", lambda *_: None)

@@ -44,17 +44,13 @@ passes on what `frames_to_send` returns after every call that may have queued so
 
 from __future__ import annotations
 
-import enum
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final
 
 from assent.errors import (
-    FailedPrecondition,
     InvalidArgument,
-    RemoteError,
     ResourceExhausted,
 )
 from assent.handshake.keys import (
@@ -66,10 +62,36 @@ from assent.handshake.keys import (
     open_,
     seal,
 )
+from assent.handshake.machine import (
+    ENDING_INPUTS,
+    HANDSHAKE_INPUTS,
+    REPEATS,
+    TRANSITIONS,
+    YIELD,
+    Action,
+    Input,
+    State,
+    Transition,
+)
 from assent.handshake.noise import NoiseIK, prologue
-from assent.identity.cellid import from_public_key
-from assent.identity.keys import PSK_LEN, Identity, Random, noise_public_of
-from assent.wire.cellid import CellID
+from assent.handshake.values import (
+    OFFER_MAX,
+    VERSION,
+    AdmissionError,
+    Closed,
+    CloseReason,
+    Deliver,
+    Established,
+    Event,
+    HailRefused,
+    IllegalTransition,
+    KeysReady,
+    LocalOffer,
+    PeerIdentity,
+    SynReceived,
+    UnexpectedFrame,
+)
+from assent.identity.keys import Identity, Random, noise_public_of
 from assent.wire.control import (
     ControlError,
     ControlTag,
@@ -91,243 +113,49 @@ from assent.wire.fabric import (
 )
 from assent.wire.siphash import siphash24
 
-VERSION: Final = 1
+__all__ = [
+    "EPOCH_MAX",
+    "LIFETIME",
+    "OFFER_MAX",
+    "OUTBOX_MAX",
+    "REPEATS",
+    "RESEND_FIRST",
+    "RESEND_MAX",
+    "SECOND",
+    "SEQ_MAX",
+    "TRANSITIONS",
+    "VERSION",
+    "YIELD",
+    "Action",
+    "AdmissionError",
+    "CloseReason",
+    "Closed",
+    "Connection",
+    "Deliver",
+    "Established",
+    "Event",
+    "HailRefused",
+    "IllegalTransition",
+    "Input",
+    "KeysReady",
+    "LocalOffer",
+    "PeerIdentity",
+    "State",
+    "SynReceived",
+    "Transition",
+    "UnexpectedFrame",
+]
+
 SECOND: Final = 1_000_000_000
 LIFETIME: Final = 30 * SECOND
 RESEND_FIRST: Final = 1 * SECOND
 RESEND_MAX: Final = 4 * SECOND
 OUTBOX_MAX: Final = 64
-OFFER_MAX: Final = 1024
 SEQ_MAX: Final = 0x7FFF_FFF0
+EPOCH_MAX: Final = 0xFFFF_FFFF
 
-_U32_MAX: Final = 0xFFFF_FFFF
-_U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 Clock = Callable[[], int]
-
-
-class AdmissionError(RemoteError):
-    """A frame that is not between these two cells, or whose tag is not theirs."""
-
-
-class HailRefused(RemoteError):  # noqa: N818 - a verdict, as the table calls it
-    """An authentic offer that cannot be taken: another key, an old time, no common version."""
-
-
-class UnexpectedFrame(RemoteError):  # noqa: N818
-    """A frame that has no place in the state that the connection is in."""
-
-
-class IllegalTransition(FailedPrecondition):
-    """A call that has no place in the state that the connection is in."""
-
-
-class State(enum.Enum):
-    """Where a connection stands."""
-
-    CLOSED = "closed"
-    SYN_SENT = "syn-sent"
-    SYN_RCVD = "syn-rcvd"
-    ESTABLISHED = "established"
-    FIN_WAIT = "fin-wait"
-
-
-class Input(enum.Enum):
-    """What can happen to a connection."""
-
-    CONNECT = "connect()"
-    CLOSE = "close()"
-    SYN = "SYN"
-    SYN_ACK = "SYN-ACK"
-    ACK = "ACK"
-    DATA = "DATA"
-    FIN = "FIN"
-    TIMEOUT = "30 s timeout"
-
-
-class Action(enum.Enum):
-    """What a connection does about it."""
-
-    SEND_SYN = "send SYN, start the 30 s timer"
-    SEND_SYN_ACK = "send SYN-ACK"
-    SEND_ACK = "send ACK, register the peer"
-    READY = "connection ready"
-    DELIVER = "deliver"
-    SEND_FIN = "send FIN"
-    ANSWER_FIN = "send ACK, clean up"
-    CLEAN_UP = "clean up"
-    IGNORE = "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One row of the table: where an input leads, and what is done on the way."""
-
-    next_state: State
-    action: Action
-
-
-TRANSITIONS: Final[Mapping[tuple[State, Input], Transition]] = MappingProxyType(
-    {
-        (State.CLOSED, Input.CONNECT): Transition(State.SYN_SENT, Action.SEND_SYN),
-        (State.SYN_SENT, Input.SYN_ACK): Transition(State.ESTABLISHED, Action.SEND_ACK),
-        (State.CLOSED, Input.SYN): Transition(State.SYN_RCVD, Action.SEND_SYN_ACK),
-        (State.SYN_RCVD, Input.ACK): Transition(State.ESTABLISHED, Action.READY),
-        (State.ESTABLISHED, Input.DATA): Transition(State.ESTABLISHED, Action.DELIVER),
-        (State.ESTABLISHED, Input.CLOSE): Transition(State.FIN_WAIT, Action.SEND_FIN),
-        (State.ESTABLISHED, Input.FIN): Transition(State.CLOSED, Action.ANSWER_FIN),
-        (State.FIN_WAIT, Input.ACK): Transition(State.CLOSED, Action.CLEAN_UP),
-    }
-    | {(state, Input.TIMEOUT): Transition(State.CLOSED, Action.CLEAN_UP) for state in State}
-)
-
-# Taken where both sides connect at once, and only by the cell with the higher CellID.
-YIELD: Final = Transition(State.SYN_RCVD, Action.SEND_SYN_ACK)
-
-# A frame that was accepted before and comes again, byte for byte. The state stays.
-REPEATS: Final[Mapping[tuple[State, Input], Action]] = MappingProxyType(
-    {
-        (State.SYN_RCVD, Input.SYN): Action.SEND_SYN_ACK,
-        (State.ESTABLISHED, Input.SYN_ACK): Action.SEND_ACK,
-        (State.ESTABLISHED, Input.ACK): Action.IGNORE,
-    }
-)
-
-_HANDSHAKE: Final[Mapping[int, Input]] = MappingProxyType(
-    {
-        Flags.SYN: Input.SYN,
-        Flags.SYN | Flags.ACK: Input.SYN_ACK,
-        Flags.ACK: Input.ACK,
-    }
-)
-_ENDING: Final[Mapping[int, Input]] = MappingProxyType(
-    {Flags.FIN: Input.FIN, Flags.FIN | Flags.ACK: Input.ACK}
-)
-
-
-class CloseReason(enum.StrEnum):
-    """Why a connection is closed."""
-
-    LOCAL = "closed here"
-    PEER = "closed by the peer"
-    TIMEOUT = "30 seconds without an answer"
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """The cell at the other end, as it was introduced.
-
-    Attributes:
-        cell_id: Follows from `public_key`.
-        public_key: Ed25519, 32 bytes.
-        psk: The pre-shared key, 32 bytes. Secret.
-
-    Raises:
-        InvalidArgument: A length is wrong, the key is not usable, or the CellID is not the key's.
-    """
-
-    cell_id: CellID
-    public_key: bytes
-    psk: bytes = field(repr=False)
-
-    def __post_init__(self) -> None:
-        if len(self.psk) != PSK_LEN:
-            raise InvalidArgument("psk", f"needs {PSK_LEN} bytes")
-        if from_public_key(self.public_key) != self.cell_id:
-            raise InvalidArgument("cell_id", "does not follow from the public key")
-        noise_public_of(self.public_key)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalOffer:
-    """What this side offers in its HAIL.
-
-    Attributes:
-        grants: Blocks granted to the peer from the start, by flow (1 to 65,535).
-        grant_shift: Our grants count units of `64 << grant_shift` bytes; 0 to 15.
-        mtu: The largest fabric frame that we take, bytes.
-        caps: Names of capabilities.
-
-    Raises:
-        InvalidArgument: A value is out of range, or all of it is too long for a handshake frame.
-    """
-
-    grants: Mapping[int, int] = field(default_factory=dict, hash=False)
-    grant_shift: int = 0
-    mtu: int = 1500
-    caps: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grants", MappingProxyType(dict(self.grants)))
-        longest = self.at(epoch=_U32_MAX, time=_U64_MAX, lead=_U64_MAX)
-        if len(encode_body(longest.to_body())) > OFFER_MAX:
-            raise InvalidArgument("offer", f"has more than {OFFER_MAX} bytes")
-
-    def at(self, *, epoch: int, time: int, lead: int) -> HailPayload:
-        """The offer as it is made in one handshake."""
-        return HailPayload(
-            (VERSION,), self.caps, self.grant_shift, epoch, time, self.grants, self.mtu, lead
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class SynReceived:
-    """A peer has asked for a connection, and is being answered."""
-
-    peer: CellID
-
-
-@dataclass(frozen=True, slots=True)
-class KeysReady:
-    """The responder has keys, and the SYN-ACK that lets the peer use them is about to be sent.
-
-    Attributes:
-        keys: The session's keys, from our side.
-        peer_offer: What the peer offers.
-        clock_offset: The peer's clock minus our monotonic clock, ns.
-        session_epoch: The epoch that both use.
-        initiator: Whether this side began.
-    """
-
-    keys: SessionKeys
-    peer_offer: HailPayload
-    clock_offset: int
-    session_epoch: int
-    initiator: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """The connection is ready. The attributes are those of `KeysReady`."""
-
-    keys: SessionKeys
-    peer_offer: HailPayload
-    clock_offset: int
-    session_epoch: int
-    initiator: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """A DATA frame has arrived.
-
-    Attributes:
-        header: As it arrived.
-        payload: What was sealed in the frame; empty where it had no payload.
-    """
-
-    header: Header
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The connection is gone, and its keys with it."""
-
-    reason: CloseReason
-
-
-Event = SynReceived | KeysReady | Established | Deliver | Closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +274,7 @@ class Connection:
             InvalidArgument: The epoch is not greater than the last one, or does not fit 32 bits.
         """
         transition = self._call(Input.CONNECT)
-        if not self.last_epoch < epoch <= _U32_MAX:
+        if not self.last_epoch < epoch <= EPOCH_MAX:
             raise InvalidArgument("epoch", "must be greater than the last one and fit 32 bits")
         lead, stamp = self._next_stamp()
         noise = NoiseIK.initiate(
@@ -561,7 +389,7 @@ class Connection:
         if header.src != self._peer.cell_id or header.dst != self._local:
             raise AdmissionError("the frame is not between these two cells")
         kind = header.flags & ~Flags.BLOCK
-        what = _HANDSHAKE.get(kind) if header.flow == 0 else None
+        what = HANDSHAKE_INPUTS.get(kind) if header.flow == 0 else None
         if what is not None:
             _check_tag(self._admission_rx, header)
             return self._receive_handshake(what, header, payload, now)
@@ -629,7 +457,7 @@ class Connection:
         )
         theirs = self._read_offer(noise, message)
         epoch = max(theirs.epoch, self.last_epoch + 1)
-        if epoch > _U32_MAX:
+        if epoch > EPOCH_MAX:
             raise HailRefused("the epochs are used up")
         lead, stamp = self._next_stamp()
         ours = self._policy.at(epoch=epoch, time=stamp, lead=lead)
@@ -833,8 +661,8 @@ def _check_tag(key: bytes, header: Header) -> None:
 
 
 def _session_input(kind: int, flow: int) -> Input | None:
-    if flow == 0 and kind in _ENDING:
-        return _ENDING[kind]
+    if flow == 0 and kind in ENDING_INPUTS:
+        return ENDING_INPUTS[kind]
     if kind & Flags.DATA and not kind & (Flags.SYN | Flags.FIN | ~FLAGS_KNOWN):
         return Input.DATA
     return None
