@@ -7,6 +7,8 @@
 #include <string.h>
 
 #define SLOT_SIZE AN_FRAME_MAX
+/* A header, and a block of payload that holds more than the AEAD tag. */
+#define MTU_MIN (ASSENT_HEADER_LEN + ASSENT_BLOCK_LEN)
 /* The fabric header starts 14 bytes into a frame; frames start 2 bytes into a slot, so it is
  * aligned. */
 #define FRAME_OFFSET 2
@@ -33,11 +35,26 @@ static uint32_t first_expected(const struct assent_flow *line)
 	return line->rx_next ? line->rx_next : 1;
 }
 
-static int check_whole(const struct assent_flow *line, char *error, size_t error_len)
+static int check_usable(const struct an_endpoint_config *config, char *error, size_t error_len)
 {
+	const struct assent_flow *line = config->line;
+
 	if (!line->replay_len) {
 		snprintf(error, error_len, "the flow is not open: grant it credit, then connect");
 		return -ENOTCONN;
+	}
+	if (config->mtu < MTU_MIN) {
+		snprintf(error, error_len, "the MTU is %u: a frame with payload needs %u at least",
+			 config->mtu, MTU_MIN);
+		return -EMSGSIZE;
+	}
+	/* In coarser units the last grant is rounded down, and the tail would never be receipted.
+	 */
+	if (line->grant_shift) {
+		snprintf(error, error_len,
+			 "grant_shift %u was agreed, and this endpoint reckons in single blocks",
+			 line->grant_shift);
+		return -ENOTSUP;
 	}
 	/* What an endpoint that crashed had sent or taken in is gone with it. */
 	if (line->tx_pending || first_expected(line) != line->rx_highest + 1) {
@@ -54,7 +71,7 @@ int an_flow_init(struct an_flow *flow, const struct an_endpoint_config *config, 
 	struct assent_flow *line = config->line;
 	struct assent_pair reverse;
 	uint64_t key[2];
-	int err = check_whole(line, error, error_len);
+	int err = check_usable(config, error, error_len);
 
 	if (err)
 		return err;
