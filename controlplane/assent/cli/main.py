@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from assent.cli import bench, cells, demo, fabric, grants, keys, sessions, transfer, version
+from assent.cli import bench, cells, demo, fabric, grants, keys, probe, sessions, transfer, version
 from assent.cli.context import Globals
 from assent.cli.failure import EXIT_INTERRUPTED, report
 
@@ -69,7 +69,7 @@ def root(
         typer.echo(ctx.get_help())
 
 
-for noun in (fabric, cells, keys, grants, sessions, transfer, demo, bench, version):
+for noun in (fabric, cells, keys, grants, sessions, transfer, demo, bench, probe, version):
     noun.register(app)
 
 

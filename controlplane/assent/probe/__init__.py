@@ -1,0 +1,1 @@
+"""Where frames die outside the gate, as the kernel's own tracepoints tell it."""
