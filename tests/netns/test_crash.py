@@ -20,7 +20,7 @@ from .conftest import highest_seq
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
-SIZE = 192 << 20
+SIZE = 384 << 20
 
 
 def test_the_transfer_goes_on_and_the_new_daemon_adopts_the_dataplane(pair, random_file, digest):
