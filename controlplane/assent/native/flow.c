@@ -175,6 +175,7 @@ static void stamp(struct an_flow *flow, uint8_t *frame, uint64_t wall)
 	h->tag = assent_le64(assent_header_tag(&flow->tx_state, h));
 	flow->rx_announced = granted;
 	flow->rx_unannounced_frames = 0;
+	flow->rx_unannounced_data = 0;
 	flow->answer_due = 0;
 }
 
@@ -394,9 +395,9 @@ static struct an_tx_slot *next_recovery(struct an_flow *flow)
 	return is_kept(flow, seq) ? tx_slot(flow, seq) : NULL;
 }
 
-static uint64_t backed_off(uint64_t interval)
+static uint64_t backed_off(uint64_t interval, uint64_t limit)
 {
-	return 2 * interval < AN_PROBE_INTERVAL_MAX ? 2 * interval : AN_PROBE_INTERVAL_MAX;
+	return 2 * interval < limit ? 2 * interval : limit;
 }
 
 /* Nothing is due, and there may be something that the peer does not know. */
@@ -404,23 +405,35 @@ static struct an_tx_slot *next_unasked(struct an_flow *flow, uint64_t now)
 {
 	int can_ask = credit_left(flow) > flow->reserve / 4 && window_open(flow);
 	int sends = flow->tx_data_pending || flow->source_sent < flow->source_len;
-	int expects = flow->sink_filled < flow->sink_len;
+	int works = sends || flow->sink_filled < flow->sink_len;
 	uint64_t quiet = now - flow->tx_quiet_since;
+	uint64_t unheard = now - flow->heard_at;
 
+	if (quiet >= flow->recovery_interval && unheard >= flow->recovery_interval &&
+	    load(&flow->line->rx_granted) != flow->rx_announced && flow->rx_unannounced_data) {
+		struct an_tx_slot *slot = compose_bare(flow, 0, 0);
+
+		flow->stats.receipts_sent += slot != NULL;
+		if (slot)
+			return slot;
+	}
 	if (!is_kept(flow, flow->tx_base))
 		return NULL;
 	if (sends && can_ask) {
 		if (quiet < flow->probe_interval)
 			return NULL;
-		flow->probe_interval = backed_off(flow->probe_interval);
+		flow->probe_interval = backed_off(flow->probe_interval, AN_PROBE_INTERVAL_MAX);
 		flow->stats.probes_sent++;
 		return compose(flow, ASSENT_FLAG_DATA, NULL, 0);
 	}
-	if (!(sends || expects) || quiet < flow->recovery_interval ||
-	    now - flow->heard_at < flow->recovery_interval)
+	if (quiet < flow->recovery_interval || unheard < flow->recovery_interval)
 		return NULL;
-	flow->recovery_interval = backed_off(flow->recovery_interval);
-	flow->recovery_left = AN_RECOVERY_BURST;
+	/* Whoever is done says so a few times more: the peer may still wait to hear it. */
+	if (!works && flow->recovery_rounds >= AN_RECOVERY_ROUNDS)
+		return NULL;
+	flow->recovery_rounds++;
+	flow->recovery_interval = backed_off(flow->recovery_interval, AN_RECOVERY_INTERVAL_MAX);
+	flow->recovery_left = works ? AN_RECOVERY_BURST : AN_RECOVERY_PAIR;
 	return next_recovery(flow);
 }
 
@@ -476,6 +489,7 @@ int an_flow_input(struct an_flow *flow, const uint8_t *data, uint32_t len, uint6
 	flow->stats.rx_bytes += len;
 	flow->progress_at = flow->heard_at = now;
 	flow->recovery_interval = AN_RECOVERY_INTERVAL;
+	flow->recovery_rounds = 0;
 
 	if (h.flags & assent_be16(ASSENT_FLAG_NACK)) {
 		flow->stats.nacks_received++;
@@ -538,6 +552,7 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
 		flow->stats.rx_payload += plain_len;
 		consumed += assent_frame_cost(slot->payload_len);
 		flow->rx_unannounced_frames++;
+		flow->rx_unannounced_data |= slot->payload_len != 0;
 		slot->present = 0;
 		flow->rx_next++;
 	}

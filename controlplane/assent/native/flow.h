@@ -25,9 +25,10 @@
  *
  * Liveness. The last blocks of credit are kept by rank: data leaves all of the reserve, NACKs leave
  * half of it, probes a quarter, and only receipts, each of which gives the peer credit, may spend
- * the rest. A sender that can afford no probe, and a receiver that waits for data and hears
- * nothing, send their unreceipted frames again in turn: that costs nothing, and each either dies as
- * a replay or fills a gap and carries the newest grant. So no loss can leave both sides mute.
+ * the rest. Who hears nothing and can ask for nothing sends its unreceipted frames again in turn:
+ * that costs nothing, and each either dies as a replay or fills a gap and carries the newest grant.
+ * Who has consumed data unannounced and hears nothing says so unasked; who is done repeats itself a
+ * few times, for the peer may still wait to hear it. So no loss can leave both sides mute.
  *
  * A header-only frame is repaired like any other: what is sent again under its number is again
  * header-only. So both directions stay whole, whoever carries the data.
@@ -42,16 +43,19 @@
 #include "native.h"
 #include "port.h"
 
-#define AN_WINDOW 2048       /* frames kept each way; the default replay window */
-#define AN_CREDIT_RESERVE 64 /* blocks that data never touches; of a small window, a quarter */
-#define AN_RECOVERY_BURST 32 /* frames sent again, unasked, in one go */
+#define AN_WINDOW 2048        /* frames kept each way; the default replay window */
+#define AN_CREDIT_RESERVE 64  /* blocks that data never touches; of a small window, a quarter */
+#define AN_RECOVERY_ROUNDS 10 /* how often one that is done repeats itself */
+#define AN_RECOVERY_PAIR 2    /* frames each time */
+#define AN_RECOVERY_BURST 32  /* frames sent again, unasked, in one go */
 #define AN_NACK_INTERVAL 2000000ULL   /* ns between two NACKs for one number */
 #define AN_NACK_BURST 64              /* NACK frames in one go */
 #define AN_RESEND_INTERVAL 1000000ULL /* ns within which a second NACK is an echo */
 #define AN_PROBE_INTERVAL 5000000ULL  /* ns of quiet before the first probe; doubles */
 #define AN_PROBE_INTERVAL_MAX 1000000000ULL
 #define AN_RECOVERY_INTERVAL 20000000ULL /* ns of quiet before a burst; doubles */
-#define AN_SILENCE_LIMIT 30000000000ULL  /* ns: the seed's 30 s */
+#define AN_RECOVERY_INTERVAL_MAX 100000000ULL
+#define AN_SILENCE_LIMIT 30000000000ULL /* ns: the seed's 30 s */
 
 struct an_tx_slot {
 	uint64_t paid_until; /* cumulative cost up to and including this frame */
@@ -94,6 +98,7 @@ struct an_flow {
 	uint64_t tx_quiet_since;
 	uint64_t probe_interval;
 	uint64_t recovery_interval;
+	uint32_t recovery_rounds; /* since the peer was heard */
 	uint32_t recovery_cursor; /* next number to send again unasked */
 	uint32_t recovery_left;   /* how many of this burst remain */
 	uint32_t reserve;         /* blocks; see Liveness */
@@ -109,8 +114,9 @@ struct an_flow {
 	uint32_t rx_missing;   /* numbers in [rx_next, rx_end) not yet here */
 	uint64_t rx_announced; /* rx_granted as last told */
 	uint32_t rx_unannounced_frames;
-	int answer_due;       /* a probe waits for the grant */
-	uint32_t nack_cursor; /* where the next round of NACKs goes on */
+	int rx_unannounced_data; /* whether data was among them */
+	int answer_due;          /* a probe waits for the grant */
+	uint32_t nack_cursor;    /* where the next round of NACKs goes on */
 	uint64_t nack_round_at;
 	uint64_t heard_at;
 
