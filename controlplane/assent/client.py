@@ -185,7 +185,7 @@ class _UnaryErrors(grpc.UnaryUnaryClientInterceptor):
         return call
 
 
-class _StreamErrors(grpc.UnaryStreamClientInterceptor):
+class _StreamErrors(grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Makes failures of response streams ApiErrors, whenever they occur."""
 
     def __init__(self, socket: Path) -> None:
@@ -198,6 +198,15 @@ class _StreamErrors(grpc.UnaryStreamClientInterceptor):
         request: Any,
     ) -> Any:
         call = continuation(client_call_details, request)
+        return _Stream(call, self._socket, client_call_details.method)
+
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[[Any, Any], Any],
+        client_call_details: Any,
+        request_iterator: Any,
+    ) -> Any:
+        call = continuation(client_call_details, request_iterator)
         return _Stream(call, self._socket, client_call_details.method)
 
 

@@ -654,8 +654,9 @@ class TestCommands:
             for method in messages.DESCRIPTOR.services_by_name[name].methods_by_name
         }
         applications = {"Sessions.OpenFlow", "Sessions.Announce", "Sessions.WatchManifests"}
-        tested_below = {"Keys.SetPsk"}
-        assert {param.values[1] for param in COMMANDS} == methods - applications - tested_below
+        # Keys.SetPsk below, the others in test_cli_watch.py.
+        elsewhere = {"Keys.SetPsk", "Fabric.WatchEvents", "Fabric.Explain"}
+        assert {param.values[1] for param in COMMANDS} == methods - applications - elsewhere
 
     def test_socket_of_the_environment(self, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
         api.replies["Fabric.GetStatus"] = STATUS

@@ -12,6 +12,15 @@
 
 #define ASSENT_RATE_TRIES 4
 
+/* Would a frame be within the rate? Writes nothing. */
+static __always_inline enum assent_reason assent_rate_check(const __u64 *due, __u64 now,
+							    __u64 burst)
+{
+	__u64 known = ASSENT_READ_ONCE(*due);
+
+	return known > now && known - now > burst ? ASSENT_DROP_RATE_LIMITED : ASSENT_ADMITTED;
+}
+
 static __always_inline enum assent_reason assent_rate_charge(__u64 *due, __u64 now, __u64 interval,
 							     __u64 burst)
 {

@@ -4,7 +4,8 @@
  *
  * Stages run cheapest first, and nothing is written before every check has passed; then the frame
  * is charged and marked, and only then delivered. A stage returns ASSENT_ADMITTED to go on, or the
- * reason why the frame is refused.
+ * reason why the frame is refused. assent_check() only looks, assent_commit() only follows it, and
+ * assent_verdict() is the one after the other.
  *
  * The includer supplies the tables and the clock, each a static inline function:
  *
@@ -92,59 +93,185 @@ assent_check_skew(const struct assent_session *session, const struct assent_head
 }
 
 /*
+ * What the checks found, for the commit. Filled as far as they got: what a frame was refused before
+ * is NULL. `local`, `chunk` and `word` serve explanations too; where nobody reads a field, the
+ * compiler leaves it out, so the gate does not pay for it.
+ */
+struct assent_checked {
+	const struct assent_local *local;
+	struct assent_session *session;
+	struct assent_flow *flow; /* NULL for handshake frames */
+	struct assent_replay_chunk *chunk;
+	__u64 *slot;  /* of the replay word in `chunk` */
+	__u64 word;   /* as it was */
+	__u64 newest; /* of the session's handshake frames, as it was */
+	__u64 now;    /* 0 where no check has needed the time */
+	__u32 cost;   /* blocks */
+	int handshake;
+};
+
+/*
  * Handshake frames have no session key, clock or credit yet. Whoever knows the pre-shared key may
  * send them, each newer than the last one admitted (a captured SYN is of no use to anyone), at a
  * bounded rate.
  */
-static __always_inline enum assent_reason assent_admit_handshake(struct assent_session *session,
-								 const struct assent_header *h)
+static __always_inline enum assent_reason assent_check_handshake(const struct assent_header *h,
+								 struct assent_checked *found)
 {
-	const struct assent_config *config = assent_get_config();
-	__u64 newest = ASSENT_READ_ONCE(session->handshake_newest);
-	__u64 timestamp = assent_be64(h->timestamp);
-	enum assent_reason reason;
+	struct assent_session *session = found->session;
 
+	found->handshake = 1;
+	found->newest = ASSENT_READ_ONCE(session->handshake_newest);
 	if (!assent_tag_matches(&session->admission, h))
 		return ASSENT_DROP_BAD_TAG;
-	if (timestamp <= newest)
-		return ASSENT_DROP_REPLAY;
+	return assent_be64(h->timestamp) <= found->newest ? ASSENT_DROP_REPLAY : ASSENT_ADMITTED;
+}
+
+static __always_inline enum assent_reason
+assent_check_in_session(const struct assent_header *h, __u32 number, struct assent_checked *found)
+{
+	struct assent_session *session = found->session;
+	__u32 seq = assent_be32(h->seq);
+	struct assent_replay_chunk *chunk;
+	struct assent_flow *flow;
+	enum assent_reason reason;
+
+	found->cost = assent_frame_cost(assent_be16(h->payload_len));
+	if (!(session->flags & ASSENT_SESSION_ESTABLISHED))
+		return ASSENT_DROP_NO_SESSION;
+	if (number >= session->flow_count)
+		return ASSENT_DROP_UNKNOWN_FLOW;
+	flow = assent_flow_at(session->flow_base + number);
+	if (!flow || !flow->replay_len)
+		return ASSENT_DROP_UNKNOWN_FLOW;
+	found->flow = flow;
+
+	reason = assent_check_tag(session, h);
+	if (reason)
+		return reason;
+
+	if (session->skew_limit || number == 0)
+		found->now = assent_now();
+	reason = assent_check_skew(session, h, found->now);
+	if (reason)
+		return reason;
+
+	chunk = assent_replay_chunk_at(assent_replay_chunk_index(flow, seq));
+	if (!chunk)
+		return ASSENT_DROP_UNKNOWN_FLOW;
+	found->chunk = chunk;
+	found->slot = assent_replay_word(chunk, seq);
+	found->word = ASSENT_READ_ONCE(*found->slot);
+	reason = assent_replay_check(flow, found->word, seq);
+	if (reason)
+		return reason;
+	/* Control frames go to the control plane, which reads or loses them as it can. */
+	if (number && !ASSENT_READ_ONCE(flow->rx_open))
+		return ASSENT_DROP_NO_ENDPOINT;
+	return ASSENT_ADMITTED;
+}
+
+/*
+ * Every check but that of rate and credit, which the commit asks as it charges them. Writes nothing
+ * but `found`.
+ */
+static __always_inline enum assent_reason assent_check(const struct assent_header *h, __u32 len,
+						       struct assent_checked *found)
+{
+	__u32 flags = assent_be16(h->flags);
+	__u32 number = assent_be16(h->flow);
+	enum assent_reason reason;
+
+	__builtin_memset(found, 0, sizeof(*found));
+	reason = assent_check_length(h, len);
+	if (reason)
+		return reason;
+	found->local = assent_find_local(&h->pair.dst);
+	if (!found->local)
+		return ASSENT_DROP_UNKNOWN_DESTINATION;
+	found->session = assent_find_session(&h->pair);
+	if (!found->session)
+		return ASSENT_DROP_UNKNOWN_SOURCE;
+	reason = assent_check_flags(flags);
+	if (reason)
+		return reason;
+	reason = assent_check_consent(found->session->flags);
+	if (reason)
+		return reason;
+	if (assent_is_handshake(number, flags))
+		return assent_check_handshake(h, found);
+	return assent_check_in_session(h, number, found);
+}
+
+/*
+ * What the commit would say of rate and credit if it came now. For those who must not charge: the
+ * gate itself goes from the checks to the commit, whose answer is the one that counts.
+ */
+static __always_inline enum assent_reason assent_afford(const struct assent_header *h,
+							const struct assent_checked *found)
+{
+	const struct assent_config *config;
+
+	/* Asked by the pointer, which a handshake leaves empty: the verifier of 6.1 follows no
+	 * other way. */
+	if (found->flow && assent_be16(h->flow) != 0)
+		return assent_credit_check(found->flow, found->cost);
+	config = assent_get_config();
+	if (!config)
+		return ASSENT_DROP_RATE_LIMITED;
+	if (found->handshake)
+		return assent_rate_check(&found->session->handshake_due, assent_now(),
+					 config->handshake_burst);
+	return assent_rate_check(&found->session->control_due, found->now, config->control_burst);
+}
+
+static __always_inline enum assent_reason
+assent_commit_handshake(const struct assent_header *h, const struct assent_checked *found)
+{
+	const struct assent_config *config = assent_get_config();
+	struct assent_session *session = found->session;
+	enum assent_reason reason;
+
 	if (!config)
 		return ASSENT_DROP_RATE_LIMITED;
 	reason = assent_rate_charge(&session->handshake_due, assent_now(),
 				    config->handshake_interval, config->handshake_burst);
 	if (reason)
 		return reason;
-	if (assent_cmpxchg(&session->handshake_newest, newest, timestamp) != newest)
+	if (assent_cmpxchg(&session->handshake_newest, found->newest, assent_be64(h->timestamp)) !=
+	    found->newest)
 		return ASSENT_DROP_CONTENDED;
 	return ASSENT_ADMITTED;
 }
 
-/* The checks are done: charge the frame, mark its number, take in the grant that it carries. */
-static __always_inline enum assent_reason assent_commit(struct assent_session *session,
-							struct assent_flow *flow, __u64 *slot,
-							__u64 word, const struct assent_header *h,
-							__u32 number, __u32 cost, __u64 now)
+static __always_inline enum assent_reason assent_commit_control(const struct assent_header *h,
+								const struct assent_checked *found)
 {
-	__u32 seq = assent_be32(h->seq);
+	const struct assent_config *config = assent_get_config();
+	enum assent_reason reason;
+
+	if (!config)
+		return ASSENT_DROP_RATE_LIMITED;
+	reason = assent_rate_charge(&found->session->control_due, found->now,
+				    config->control_interval, config->control_burst);
+	if (reason)
+		return reason;
+	return assent_replay_commit(found->flow, found->slot, found->word, assent_be32(h->seq));
+}
+
+static __always_inline enum assent_reason assent_commit_data(const struct assent_header *h,
+							     const struct assent_checked *found)
+{
+	struct assent_flow *flow = found->flow;
 	enum assent_reason reason;
 	__u64 granted;
 
-	if (number == 0) {
-		const struct assent_config *config = assent_get_config();
-
-		if (!config)
-			return ASSENT_DROP_RATE_LIMITED;
-		reason = assent_rate_charge(&session->control_due, now, config->control_interval,
-					    config->control_burst);
-		return reason ? reason : assent_replay_commit(flow, slot, word, seq);
-	}
-
-	reason = assent_credit_charge(flow, cost);
+	reason = assent_credit_charge(flow, found->cost);
 	if (reason)
 		return reason;
-	reason = assent_replay_commit(flow, slot, word, seq);
+	reason = assent_replay_commit(flow, found->slot, found->word, assent_be32(h->seq));
 	if (assent_unlikely(reason)) {
-		assent_credit_refund(flow, cost);
+		assent_credit_refund(flow, found->cost);
 		return reason;
 	}
 	granted = assent_grant_read(ASSENT_READ_ONCE(flow->tx_granted), assent_be16(h->grant),
@@ -153,79 +280,30 @@ static __always_inline enum assent_reason assent_commit(struct assent_session *s
 	return ASSENT_ADMITTED;
 }
 
-static __always_inline enum assent_reason
-assent_admit_in_session(struct assent_session *session, const struct assent_header *h, __u32 number)
+/*
+ * The checks are done: charge the frame, mark its number, take in the grant that it carries. Only
+ * after assent_check() has admitted the same frame.
+ */
+static __always_inline enum assent_reason assent_commit(const struct assent_header *h,
+							const struct assent_checked *found)
 {
-	__u32 seq = assent_be32(h->seq);
-	__u32 cost = assent_frame_cost(assent_be16(h->payload_len));
-	struct assent_replay_chunk *chunk;
-	struct assent_flow *flow;
-	enum assent_reason reason;
-	__u64 now = 0;
-	__u64 *slot;
-	__u64 word;
-
-	if (!(session->flags & ASSENT_SESSION_ESTABLISHED))
-		return ASSENT_DROP_NO_SESSION;
-	if (number >= session->flow_count)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-	flow = assent_flow_at(session->flow_base + number);
-	if (!flow || !flow->replay_len)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-
-	reason = assent_check_tag(session, h);
-	if (reason)
-		return reason;
-
-	if (session->skew_limit || number == 0)
-		now = assent_now();
-	reason = assent_check_skew(session, h, now);
-	if (reason)
-		return reason;
-
-	chunk = assent_replay_chunk_at(assent_replay_chunk_index(flow, seq));
-	if (!chunk)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-	slot = assent_replay_word(chunk, seq);
-	word = ASSENT_READ_ONCE(*slot);
-	reason = assent_replay_check(flow, word, seq);
-	if (reason)
-		return reason;
-	/* Control frames go to the control plane, which reads or loses them as it can. */
-	if (number && !ASSENT_READ_ONCE(flow->rx_open))
-		return ASSENT_DROP_NO_ENDPOINT;
-
-	return assent_commit(session, flow, slot, word, h, number, cost, now);
+	if (found->handshake)
+		return assent_commit_handshake(h, found);
+	if (assent_be16(h->flow) == 0)
+		return assent_commit_control(h, found);
+	return assent_commit_data(h, found);
 }
 
 static __always_inline enum assent_reason assent_verdict(const struct assent_header *h, __u32 len,
 							 struct assent_found *found)
 {
-	__u32 flags = assent_be16(h->flags);
-	struct assent_session *session;
+	struct assent_checked checked;
 	enum assent_reason reason;
 
-	found->session_id = 0;
+	reason = assent_check(h, len, &checked);
+	found->session_id = checked.session ? checked.session->session_id : 0;
 	found->flow = assent_be16(h->flow);
-
-	reason = assent_check_length(h, len);
-	if (reason)
-		return reason;
-	if (!assent_find_local(&h->pair.dst))
-		return ASSENT_DROP_UNKNOWN_DESTINATION;
-	session = assent_find_session(&h->pair);
-	if (!session)
-		return ASSENT_DROP_UNKNOWN_SOURCE;
-	found->session_id = session->session_id;
-	reason = assent_check_flags(flags);
-	if (reason)
-		return reason;
-	reason = assent_check_consent(session->flags);
-	if (reason)
-		return reason;
-	if (assent_is_handshake(found->flow, flags))
-		return assent_admit_handshake(session, h);
-	return assent_admit_in_session(session, h, found->flow);
+	return reason ? reason : assent_commit(h, &checked);
 }
 
 #endif /* ASSENT_VERDICT_H */

@@ -11,7 +11,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from assent.cli import bench, cells, demo, fabric, grants, keys, probe, sessions, transfer, version
+from assent.cli import (
+    bench,
+    cells,
+    demo,
+    explain,
+    fabric,
+    grants,
+    keys,
+    probe,
+    sessions,
+    top,
+    transfer,
+    version,
+    watch,
+)
 from assent.cli.context import Globals
 from assent.cli.failure import EXIT_INTERRUPTED, report
 
@@ -69,7 +83,8 @@ def root(
         typer.echo(ctx.get_help())
 
 
-for noun in (fabric, cells, keys, grants, sessions, transfer, demo, bench, probe, version):
+_NOUNS = (fabric, watch, explain, top, cells, keys, grants, sessions, transfer, demo, bench, probe)
+for noun in (*_NOUNS, version):
     noun.register(app)
 
 

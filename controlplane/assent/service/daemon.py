@@ -26,6 +26,8 @@ from assent.service import preflight
 from assent.service.config import Config
 from assent.service.directories import group_id, make_shared
 from assent.service.escrow import Escrow
+from assent.service.events import EventHub
+from assent.service.examiner import Examiner
 from assent.service.fabric import Guarded
 from assent.service.flow_lines import FlowLines
 from assent.service.live import Dataplane
@@ -160,6 +162,8 @@ class Daemon:
 
         self._tasks = await stack.enter_async_context(TaskOwner())
         self._tasks.start(_keep_true(guarded, cells, reconciler, sessions), "reconciler")
+        hub = await stack.enter_async_context(EventHub(gate.tables.events))
+        examiner = stack.enter_context(Examiner(gate))
         pins = config.pin_root / config.instance
         facts = HostFacts(config.instance, config.profile, pins, started_at)
         services: list[Registration] = [
@@ -168,7 +172,7 @@ class Daemon:
                 "assent.v1.Fabric",
                 partial(
                     add_FabricServicer_to_server,
-                    FabricServicer(facts, gate, guarded, registry, sessions, ledger),
+                    FabricServicer(facts, gate, guarded, registry, sessions, ledger, hub, examiner),
                 ),
             ),
             ("assent.v1.Grants", partial(add_GrantsServicer_to_server, GrantsServicer(registry))),

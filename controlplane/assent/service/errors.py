@@ -74,6 +74,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 handler.request_deserializer,
                 handler.response_serializer,
             )
+        if handler.stream_stream is not None:
+            return grpc.stream_stream_rpc_method_handler(
+                _wrap_stream(method, handler.stream_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         return handler
 
 
