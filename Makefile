@@ -6,12 +6,12 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
-C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch])
+C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch])
 
 say = @printf '\033[1m==>\033[0m %s\n'
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 # -- set-up ---------------------------------------------------------------------------------------
 
@@ -27,6 +27,17 @@ build/.venv: pyproject.toml build/.debian
 	@touch $@
 
 setup: build/.venv ## install what is needed: Debian packages and a virtual environment
+
+build/.debian-vm: deploy/debian-packages-vm.txt deploy/install-packages
+	$(say) "Debian packages of the virtual machine"
+	@deploy/install-packages deploy/debian-packages-vm.txt
+	@mkdir -p build && touch $@
+
+# Without build isolation: what the build needs is in the environment, so this takes seconds.
+build/.vm: pyproject.toml build/.venv build/.debian-vm
+	$(say) "virtme-ng in $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev,vm]'
+	@touch $@
 
 build: setup ## BPF objects, gRPC stubs, native modules: what is out of date
 	$(say) "Build"
@@ -47,6 +58,24 @@ demo: as-root build ## a real file crosses the fabric, under attack (FILE=/path 
 test: as-root build ## all tests; needs root for those that use the kernel
 	$(say) "Tests"
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
+
+# -- other kernels --------------------------------------------------------------------------------
+
+vm-test: build/.vm build ## packet and transfer tests on Debian's own kernel, in QEMU; about seven minutes
+	$(say) "Tests in a virtual machine"
+	@$(BIN)/python tests/vm/run
+
+# -- C, looked at for longer ----------------------------------------------------------------------
+
+FUZZ_RUNS ?= 10000000
+
+fuzz: build ## fuzz each C parser, FUZZ_RUNS inputs each; the corpus stays in build/fuzz
+	$(say) "Fuzz: $(FUZZ_RUNS) inputs a target"
+	@FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout=0 tests/fuzz
+
+verifier-record: build ## what the verifier goes through for each program is what it may be
+	$(say) "Verifier's record"
+	@$(BIN)/python tests/packet/verifier.py
 
 # -- care -----------------------------------------------------------------------------------------
 
@@ -72,4 +101,4 @@ clean: ## remove what was built
 distclean: clean ## and the virtual environment
 	@rm -rf $(VENV)
 
-.PHONY: as-root help setup build demo test lint format bench clean distclean
+.PHONY: as-root help setup build demo test vm-test fuzz verifier-record lint format bench clean distclean
