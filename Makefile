@@ -61,7 +61,7 @@ test: as-root build ## all tests; needs root for those that use the kernel
 
 # -- other kernels --------------------------------------------------------------------------------
 
-vm-test: build/.vm build ## packet and transfer tests on Debian's own kernel, in QEMU; about seven minutes
+vm-test: build/.vm build ## packet and transfer tests on Debian's own kernel, in QEMU
 	$(say) "Tests in a virtual machine"
 	@$(BIN)/python tests/vm/run
 
