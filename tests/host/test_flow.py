@@ -67,7 +67,7 @@ def test_duplicates_die_as_replays(flow_sim):
 @given(
     seed=st.integers(1, 2**31),
     size=st.integers(1, 200_000),
-    loss=st.integers(0, 60),
+    loss=st.integers(0, 40),
     duplicate=st.integers(0, 30),
     reorder=st.integers(0, 50),
     window=st.integers(128, 32767),
