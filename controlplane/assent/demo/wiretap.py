@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from assent.demo.lab import Host, inside
 from assent.wire.fabric import ETHERTYPE
 
-_BURST = 64
-_PAUSE_S = 0.0002
+_BURST = 128
+_PAUSE_S = 0.0001
 _PACKET_OUTGOING = 4
 _ETH_P_ALL = 0x0003
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
