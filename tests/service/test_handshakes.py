@@ -13,15 +13,12 @@ from typing import Any
 import pytest
 
 from assent.covenant.consent import Consent
-from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
-from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import CHAPTER
 from assent.errors import ResourceExhausted, Unavailable
 from assent.handshake.utcp import State
 from assent.identity.keys import Identity
 from assent.service.escrow import Escrow
-from assent.service.flow_lines import FlowLines
 from assent.service.live import Dataplane, Phase
 from assent.service.manifests import ManifestBoard
 from assent.service.placement import Placement
@@ -90,8 +87,6 @@ class Node:
         self.store.set_psk(StoredPsk(self.remote.id, PSK, 1), replace=False)
         self.store.set_grant(StandingGrant(self.remote.id, 1, 100))
         Reconciler(self.store, self.gate).apply_all()
-        layout = Btf.from_object(packaged("gate")).map_value("flows")
-        lines = stack.enter_context(FlowLines(self.gate.map("flows"), layout))
         self.escrow = self.directory / "sessions"
         self.manager = await stack.enter_async_context(
             SessionManager(
@@ -102,7 +97,7 @@ class Node:
                     Escrow(self.escrow),
                     self.directory / "flows",
                 ),
-                Dataplane(self.gate.tables.flows, lines),
+                Dataplane(self.gate.tables.flows),
                 self.cells,  # type: ignore[arg-type]
                 ManifestBoard(),
                 skew_limit=30 * SECOND,

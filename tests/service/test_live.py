@@ -12,10 +12,9 @@ from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
 from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import CHAPTER
-from assent.dataplane.tables import FlowSpec, SessionSpec
+from assent.dataplane.tables import SEQ_MAX, FlowSpec, SessionSpec
 from assent.errors import RemoteError, ResourceExhausted, Unavailable
 from assent.handshake.keys import SealError, SessionKeys
-from assent.service.flow_lines import SEQ_MAX, FlowLines
 from assent.service.flow_zero import DATA, FIN, FIN_ACK, FlowZero, ForgedFrame, Opened
 from assent.service.live import (
     FIN_PATIENCE,
@@ -51,8 +50,6 @@ class Rig:
         flows = (FlowSpec(1, 100, 50), FlowSpec(3, 30, 0))
         self.entry = sessions.install(SessionSpec(REMOTE, LOCAL, 1, OURS.rx_header, flows=flows))
         self.flows = gate.tables.flows
-        layout = Btf.from_object(packaged("gate")).map_value("flows")
-        self.lines = FlowLines(gate.map("flows"), layout)
         self.board = ManifestBoard()
         self.peer = FlowZero(REMOTE, LOCAL, THEIRS, lambda: 1)
         self.peer_seq = 0
@@ -66,7 +63,7 @@ class Rig:
             STORED,
             OURS,
             self.entry,
-            Dataplane(self.flows, self.lines),
+            Dataplane(self.flows),
             self.board,
             clock=lambda: 1,
             transmit=self.sent.append,
@@ -101,9 +98,7 @@ class Rig:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     with Gate.private(CHAPTER) as gate:
-        made = Rig(gate)
-        with made.lines:
-            yield made
+        yield Rig(gate)
 
 
 def grant_of(flow: int, blocks: int, ref: int = 0) -> ControlTag:
@@ -149,7 +144,7 @@ async def test_data_that_passes_by_is_a_sign_of_life(rig: Rig):
     for number in range(1, 5):
         rig.pass_time(PATIENCE - SECOND)
         at = slot * layout.size + layout.offsetof("rx_highest")
-        rig.lines._memory[at : at + 4] = number.to_bytes(4, "little")
+        rig.flows._memory[at : at + 4] = number.to_bytes(4, "little")
     rig.pass_time(PATIENCE - SECOND)
     assert rig.live.phase is Phase.ESTABLISHED
 
@@ -274,10 +269,10 @@ async def test_sequence_numbers_end_before_they_repeat(rig: Rig):
     slot = rig.live.slot(0)
     layout = Btf.from_object(packaged("gate")).map_value("flows")
     at = slot * layout.size + layout.offsetof("tx_seq")
-    rig.lines._memory[at : at + 4] = (SEQ_MAX - 2).to_bytes(4, "little")
-    assert rig.lines.take_seq(slot) == SEQ_MAX - 1
+    rig.flows._memory[at : at + 4] = (SEQ_MAX - 2).to_bytes(4, "little")
+    assert rig.flows.take_seq(slot) == SEQ_MAX - 1
     with pytest.raises(ResourceExhausted, match="renew it"):
-        rig.lines.take_seq(slot)
+        rig.flows.take_seq(slot)
 
 
 # The end

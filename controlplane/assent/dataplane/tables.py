@@ -20,7 +20,7 @@ from assent.dataplane.btf import Btf, Layout, Record
 from assent.dataplane.libbpf import EXIST, NOEXIST, Map, RingBuffer
 from assent.dataplane.reasons import Reasons
 from assent.dataplane.slots import RunAllocator
-from assent.errors import InvalidArgument, NotFound
+from assent.errors import InvalidArgument, NotFound, ResourceExhausted
 from assent.wire.cellid import CellID
 from assent.wire.siphash import KEY_LEN, SipState
 
@@ -31,6 +31,8 @@ GRACE_NS = SEC
 CONTROL_FLOW = 0
 CONTROL_REPLAY_LEN = 1024
 DATA_REPLAY_LEN = 2048
+SEQ_MAX = 1 << 31
+"""A session is renewed before half of the sequence space is used (RFC 1982 comparison)."""
 _ONLY = bytes(4)
 _BYTE_ORDER = sys.byteorder
 # The rx_window and tx_window fields of a flow have 32 bits.
@@ -259,6 +261,22 @@ class FlowTable:
     def raise_tx_granted(self, slot: int, blocks: int) -> None:
         """Takes in what the peer promised: cumulative, in blocks; never lowers it."""
         self._raise(slot, "tx_granted", blocks)
+
+    def take_seq(self, slot: int) -> int:
+        """The next number of a flow that the caller itself drives; recorded as used.
+
+        It is in the map before a frame carries it: whoever is killed reads there how far it had
+        come, and no nonce is ever used twice.
+
+        Raises:
+            ResourceExhausted: the session must be renewed first.
+        """
+        at = self._at(slot) + self._layout.offsetof("tx_seq")
+        seq = int.from_bytes(self._memory[at : at + 4], _BYTE_ORDER) + 1
+        if seq >= SEQ_MAX:
+            raise ResourceExhausted("the session has used up its sequence numbers: renew it")
+        self._memory[at : at + 4] = seq.to_bytes(4, _BYTE_ORDER)
+        return seq
 
     def set_open(self, slot: int, is_open: bool) -> None:
         """Says whether an endpoint takes the flow's frames; endpoints say so themselves."""

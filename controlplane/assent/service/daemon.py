@@ -17,9 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from assent.credit.ledger import Ledger
-from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
-from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import profile
 from assent.errors import AssentError, FailedPrecondition
 from assent.service import preflight
@@ -29,7 +27,6 @@ from assent.service.escrow import Escrow
 from assent.service.events import EventHub
 from assent.service.examiner import Examiner
 from assent.service.fabric import Guarded
-from assent.service.flow_lines import FlowLines
 from assent.service.live import Dataplane
 from assent.service.locals import LocalCells
 from assent.service.manifests import ManifestBoard
@@ -132,8 +129,6 @@ class Daemon:
 
         store = stack.enter_context(Store(config.state_dir / "state.db"))
         gate = stack.enter_context(Gate.open(config.instance, sizes, config.pin_root))
-        layout = Btf.from_object(packaged("gate")).map_value("flows")
-        lines = stack.enter_context(FlowLines(gate.map("flows"), layout))
 
         reconciler = Reconciler(store, gate)
         changes = reconciler.apply_all()
@@ -149,7 +144,7 @@ class Daemon:
             SessionManager(
                 store,
                 Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows"),
-                Dataplane(gate.tables.flows, lines),
+                Dataplane(gate.tables.flows),
                 cells,
                 ManifestBoard(),
                 skew_limit=config.skew_limit_ns,

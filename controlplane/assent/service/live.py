@@ -23,7 +23,6 @@ from typing import Final
 from assent.dataplane.tables import FlowTable, SessionEntry
 from assent.errors import FailedPrecondition, InvalidArgument, RemoteError, Unavailable
 from assent.handshake.keys import SessionKeys
-from assent.service.flow_lines import FlowLines
 from assent.service.flow_zero import CONTROL_FLOW, DATA, FIN, FIN_ACK, FlowZero, room_for_tags
 from assent.service.manifests import Announced, ManifestBoard
 from assent.service.records import StoredSession
@@ -78,7 +77,6 @@ class Dataplane:
     """The tables that a live session reads and writes."""
 
     flows: FlowTable
-    lines: FlowLines
 
 
 class LiveSession:
@@ -123,7 +121,6 @@ class LiveSession:
         self.suspended = False
         self.unknown_tags = 0
         self._flows = dataplane.flows
-        self._lines = dataplane.lines
         self._board = board
         self._zero = FlowZero(stored.local, stored.remote, keys, clock)
         self._transmit = transmit
@@ -314,7 +311,7 @@ class LiveSession:
         return tuple(self._flows.read(self.slot(flow)).rx_highest for flow in self._open_flows())
 
     def _take_seq(self) -> int:
-        return self._lines.take_seq(self.slot(CONTROL_FLOW))
+        return self._flows.take_seq(self.slot(CONTROL_FLOW))
 
     def _send(self, flags: Flags, tags: Iterable[ControlTag] = ()) -> None:
         self._send_as(self._take_seq(), flags, tags)
