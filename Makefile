@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
-C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch])
+C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch] tests/races/*.[ch])
 
 say = @printf '\033[1m==>\033[0m %s\n'
 
@@ -61,7 +61,7 @@ test: as-root build ## all tests; needs root for those that use the kernel
 
 # -- other kernels --------------------------------------------------------------------------------
 
-vm-test: build/.vm build ## packet and transfer tests on Debian's own kernel, in QEMU
+vm-test: build/.vm build ## packet, race and transfer tests on Debian's own kernel, in QEMU
 	$(say) "Tests in a virtual machine"
 	@$(BIN)/python tests/vm/run
 
@@ -73,9 +73,18 @@ fuzz: build ## fuzz each C parser, FUZZ_RUNS inputs each; the corpus stays in bu
 	$(say) "Fuzz: $(FUZZ_RUNS) inputs a target"
 	@FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout=0 tests/fuzz
 
+soak: as-root build ## races, program swaps and kills in full length; SEED=number repeats a run
+	$(say) "Soak: 10,000,000 frames a CPU, 1,000 swaps, 1,000 kills"
+	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races
+
 verifier-record: build ## what the verifier goes through for each program is what it may be
 	$(say) "Verifier's record"
 	@$(BIN)/python tests/packet/verifier.py
+
+vm-verifier-record: build/.vm build ## the same for Debian's own kernel
+	$(say) "Verifier's record, in a virtual machine"
+	@$(BIN)/python tests/vm/run --python tests/packet/verifier.py --print \
+		| $(BIN)/python tests/packet/verifier.py --take
 
 # -- care -----------------------------------------------------------------------------------------
 
@@ -101,4 +110,4 @@ clean: ## remove what was built
 distclean: clean ## and the virtual environment
 	@rm -rf $(VENV)
 
-.PHONY: as-root help setup build demo test vm-test fuzz verifier-record lint format bench clean distclean
+.PHONY: as-root help setup build demo test vm-test fuzz soak verifier-record vm-verifier-record lint format bench clean distclean

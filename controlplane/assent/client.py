@@ -26,6 +26,8 @@ from assent.v1.cells_pb2_grpc import CellsStub
 from assent.v1.fabric_pb2_grpc import FabricStub
 from assent.v1.grants_pb2_grpc import GrantsStub
 from assent.v1.keys_pb2_grpc import KeysStub
+from assent.v1.provisioning_pb2_grpc import ProvisioningStub
+from assent.v1.relay_pb2_grpc import RelayStub
 from assent.v1.sessions_pb2_grpc import SessionsStub
 
 DEFAULT_TIMEOUT_S = 40.0
@@ -105,7 +107,7 @@ class Client:
 
     Attributes:
         socket: The socket in use.
-        cells, fabric, grants, keys, sessions: Stubs of the five services.
+        cells, fabric, grants, keys, provisioning, relay, sessions: Stubs of the services.
     """
 
     def __init__(self, socket: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -123,6 +125,8 @@ class Client:
         self.fabric = FabricStub(channel)
         self.grants = GrantsStub(channel)
         self.keys = KeysStub(channel)
+        self.provisioning = ProvisioningStub(channel)
+        self.relay = RelayStub(channel)
         self.sessions = SessionsStub(channel)
 
     def close(self) -> None:
@@ -152,8 +156,11 @@ class _CallDetails(NamedTuple):
     compression: Any
 
 
-class _UnaryErrors(grpc.UnaryUnaryClientInterceptor):
-    """Gives calls their default timeout and makes their failures ApiErrors."""
+class _UnaryErrors(grpc.UnaryUnaryClientInterceptor, grpc.StreamUnaryClientInterceptor):
+    """Gives calls their default timeout and makes their failures ApiErrors.
+
+    Calls that stream requests may take as long as they go on.
+    """
 
     def __init__(self, socket: Path, timeout_s: float) -> None:
         self._socket = socket
@@ -175,13 +182,24 @@ class _UnaryErrors(grpc.UnaryUnaryClientInterceptor):
                 details.wait_for_ready,
                 details.compression,
             )
-        call = continuation(details, request)
+        return self._answered(continuation(details, request), details.method)
+
+    def intercept_stream_unary(
+        self,
+        continuation: Callable[[Any, Any], Any],
+        client_call_details: Any,
+        request_iterator: Any,
+    ) -> Any:
+        call = continuation(client_call_details, request_iterator)
+        return self._answered(call, client_call_details.method)
+
+    def _answered(self, call: Any, method: str) -> Any:
         if call.code() is not grpc.StatusCode.OK:
             # What is raised on this side, gRPC disguises as a status: it is a bug of the caller.
             error = call.exception()
             if not isinstance(error, grpc.RpcError):
                 raise error
-            raise _wrap(error, self._socket, details.method) from error
+            raise _wrap(error, self._socket, method) from error
         return call
 
 

@@ -23,7 +23,7 @@
 struct host {
 	const char *name;
 	struct assent_cellid cell;
-	struct assent_local local;
+	struct assent_config config;
 	struct assent_session session;
 	struct assent_flow lines[2] __attribute__((aligned(64)));
 	struct assent_replay_chunk chunks[4];
@@ -39,7 +39,14 @@ static uint64_t now;
 static __always_inline const struct assent_local *
 assent_find_local(const struct assent_cellid *cell)
 {
-	return memcmp(cell, &receiving->cell, sizeof(*cell)) ? NULL : &receiving->local;
+	return NULL; /* the one that there is stands in the configuration */
+}
+
+static __always_inline const __u64 *assent_bloom_word(__u32 index)
+{
+	static const __u64 everybody = ~0ULL;
+
+	return index ? NULL : &everybody;
 }
 
 static __always_inline struct assent_session *assent_find_session(const struct assent_pair *pair)
@@ -59,7 +66,7 @@ static __always_inline struct assent_replay_chunk *assent_replay_chunk_at(__u32 
 
 static __always_inline const struct assent_config *assent_get_config(void)
 {
-	return NULL;
+	return &receiving->config;
 }
 
 static __always_inline __u64 assent_now(void)
@@ -132,7 +139,7 @@ static void land(struct flying *frame)
 	uint8_t aligned[AN_FRAME_MAX] __attribute__((aligned(8)));
 	const struct assent_header *h = (const struct assent_header *)aligned;
 	struct host *host = frame->to;
-	struct assent_found found;
+	struct assent_found found = {0};
 	char error[128];
 	enum assent_reason reason;
 
@@ -174,6 +181,8 @@ static void set_up(struct host *host, struct host *peer, const char *name, uint8
 
 	host->name = name;
 	memset(host->cell.bytes, id, sizeof(host->cell.bytes));
+	host->config.home_count = 1;
+	host->config.home[0] = host->cell;
 	memset(config.local_cell, id, 16);
 	memset(config.remote_cell, peer_id, 16);
 	memset(config.tx_payload_key, id, 32);

@@ -7,8 +7,10 @@
 #include "assent/credit.h"
 #include "assent/replay.h"
 #include "assent/tag.h"
+#include "frames_lwf.h"
 
 #define SECOND 1000000000ULL
+#define MILLISECOND 1000000ULL
 #define SKEW_LIMIT (3600 * SECOND)
 #define FAR_AHEAD (1ULL << 50)
 #define ACTION_EVERY 48 /* frames */
@@ -226,6 +228,41 @@ static void handshake(struct frames_frame *frame)
 	sign(frame, percent(90) ? &peer.session->admission : &peer.session->current);
 }
 
+/* Genuine, on a flow that is not open as often as not: what an observed session lets pass. */
+static void on_any_flow(struct frames_frame *frame)
+{
+	struct peer peer = pick_peer();
+	struct assent_header h = base_header(&peer, pick_flow(&peer), 1);
+	uint64_t newest = peer.session->observed_newest;
+
+	h.flow = assent_be16(percent(50) ? 1 + below(9) : 0xFFFF - below(2));
+	if (percent(50))
+		h.timestamp = assent_be64((newest ? newest : began) + below(3) - 1);
+	put(frame, &h);
+	sign(frame, session_state(&peer));
+}
+
+/* Forty bytes, as Ethernet pads them, around the newest number. */
+static void bare(struct frames_frame *frame)
+{
+	static const uint16_t flags[] = {ASSENT_FLAG_DATA, ASSENT_FLAG_SYN, 0, 0x20, 0x100};
+	struct peer peer = pick_peer();
+	uint32_t newest = (uint32_t)(peer.session->bare_seen >> 32) * 32;
+	uint32_t payload_len = percent(50) ? below(10) : below(200);
+	struct assent_header h = {.pair = *peer.pair};
+
+	h.seq = assent_be32(newest + below(80) - 16);
+	h.flags = assent_be16(percent(90) ? ASSENT_FLAG_DATA : PICK(flags));
+	h.payload_len = assent_be16((uint16_t)payload_len);
+	put(frame, &h);
+	frame->len = ETH_HLEN + ASSENT_BARE_LEN + payload_len;
+	if (frame->len < ETH_HLEN + ASSENT_ETH_LEAST_PAYLOAD)
+		frame->len = ETH_HLEN + ASSENT_ETH_LEAST_PAYLOAD;
+	memset(frame->data + ETH_HLEN + ASSENT_BARE_LEN, 0, payload_len + 6);
+	if (percent(5))
+		frame->len += below(4) - 1;
+}
+
 static void alter_field(struct frames_frame *frame)
 {
 	struct assent_header h;
@@ -412,14 +449,25 @@ static uint64_t due_after(uint32_t frames)
 	       config->control_interval / 2;
 }
 
+/* The same of the lamp allowance, whose bound a frame's blocks must not pass. */
+static uint64_t lamp_after(uint32_t blocks)
+{
+	const struct assent_config *config = host_map_value(host_map_named("config"), 0);
+
+	return began + config->lamp_burst - blocks * config->lamp_interval -
+	       config->lamp_interval / 2;
+}
+
 /* Everything as it should be, and plenty of it. */
 static void make_good(const struct peer *peer)
 {
 	struct assent_session *session = peer->session;
 
 	session->flags |= ASSENT_SESSION_COVENANTED;
-	session->flags &= ~(__u32)ASSENT_SESSION_QUARANTINED;
+	session->flags &= ~(__u32)(ASSENT_SESSION_QUARANTINED | ASSENT_SESSION_OBSERVED);
+	session->payload_max = 0;
 	session->handshake_due = session->control_due = began + FAR_AHEAD;
+	session->lamp_due = session->bare_due = began + FAR_AHEAD;
 	if (session->handshake_newest > began + FAR_AHEAD)
 		session->handshake_newest = began;
 	push_session(peer);
@@ -470,7 +518,22 @@ static void change_session(const struct peer *peer)
 {
 	struct assent_session *session = peer->session;
 
-	switch (below(6)) {
+	static const uint16_t sizes[] = {1, 63, 64, 1000, 1407};
+
+	switch (below(10)) {
+	case 6:
+		session->flags ^= ASSENT_SESSION_OBSERVED;
+		break;
+	case 7:
+		session->flags ^= ASSENT_SESSION_BARE;
+		break;
+	case 8:
+		session->payload_max = PICK(sizes);
+		break;
+	case 9:
+		session->lamp_due = lamp_after(below(30));
+		session->bare_due = due_after(below(6));
+		break;
 	case 0:
 		session->flags ^= ASSENT_SESSION_COVENANTED;
 		break;
@@ -478,7 +541,7 @@ static void change_session(const struct peer *peer)
 		session->flags ^= ASSENT_SESSION_QUARANTINED;
 		break;
 	case 2:
-		session->skew_limit = session->skew_limit ? 0 : SKEW_LIMIT;
+		session->skew_limit = session->skew_limit ? 0 : SKEW_LIMIT / MILLISECOND;
 		break;
 	case 3:
 		session->clock_offset = (__s64)random_u64() >> (1 + below(40));
@@ -536,9 +599,10 @@ void frames_begin(uint64_t seed, uint64_t now, frames_push pushes)
 		};
 
 		if (peer.session->skew_limit)
-			peer.session->skew_limit = SKEW_LIMIT;
+			peer.session->skew_limit = SKEW_LIMIT / MILLISECOND;
 		make_good(&peer);
 	}
+	frames_lwf_begin(seed, now, pushes);
 }
 
 void frames_next(struct frames_frame *frame)
@@ -547,8 +611,12 @@ void frames_next(struct frames_frame *frame)
 
 	if (++made % ACTION_EVERY == 0)
 		change_something();
-	if (kind < 45)
+	if (kind < 40)
 		in_sequence(frame);
+	else if (kind < 43)
+		on_any_flow(frame);
+	else if (kind < 45)
+		bare(frame);
 	else if (kind < 60)
 		at_the_windows_edge(frame);
 	else if (kind < 80)
@@ -557,8 +625,10 @@ void frames_next(struct frames_frame *frame)
 		handshake(frame);
 	else if (kind < 90)
 		control(frame);
-	else if (kind < 95)
+	else if (kind < 93)
 		again(frame);
+	else if (kind < 96)
+		frames_lwf_next(frame);
 	else
 		noise(frame);
 	kept[made % KEPT] = *frame;

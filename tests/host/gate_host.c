@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,16 +45,28 @@ static void ringbuf_submit(const void *event)
 	ring.made++;
 }
 
+/* No socket is bound, and some devices are: where nothing is, the action asked for in that case. */
 static long redirect_map(const void *map, uint64_t key, uint64_t flags)
 {
-	(void)map;
-	(void)key;
-	return (long)(flags & 0xff); /* no socket is bound: the action asked for in that case */
+	uint32_t index = (uint32_t)key;
+
+	return host_map_lookup(map, &index) ? XDP_REDIRECT : (long)(flags & 0xff);
 }
 
+static long load_bytes(const struct xdp_md *ctx, uint32_t offset, void *to, uint32_t len)
+{
+	if (offset > ctx->data_end - ctx->data || len > ctx->data_end - ctx->data - offset)
+		return -EINVAL;
+	memcpy(to, (const uint8_t *)(uintptr_t)ctx->data + offset, len);
+	return 0;
+}
+
+#define bpf_xdp_load_bytes(ctx, offset, to, len) load_bytes((ctx), (offset), (to), (len))
+#define bpf_map_update_elem(map, key, value, flags) host_map_insert((map), (key), (value), (flags))
 #define bpf_map_lookup_elem(map, key) host_map_lookup((map), (key))
 #define bpf_ktime_get_coarse_ns() (gate_host_now)
 #define bpf_ktime_get_ns() (gate_host_now)
+#define bpf_get_smp_processor_id() (0u)
 #define bpf_ringbuf_reserve(map, size, flags) ringbuf_reserve(size)
 #define bpf_ringbuf_submit(event, flags) ringbuf_submit(event)
 #define bpf_redirect_map(map, key, flags) redirect_map((map), (key), (flags))
@@ -134,5 +147,6 @@ struct gate_host_result gate_host_run(const uint8_t *frame, uint32_t len)
 	result.action = gate_run(&ctx);
 	result.reason = moved_counter(frames);
 	result.frame_changed = memcmp(data, frame, len) != 0;
+	result.after = data;
 	return result;
 }

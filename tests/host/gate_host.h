@@ -17,6 +17,7 @@ struct gate_host_result {
 	int action; /* enum xdp_action */
 	int reason; /* enum assent_reason, of the counter that moved; or GATE_HOST_NOT_OURS */
 	int frame_changed;
+	const uint8_t *after; /* the frame as the gate left it, until the next run */
 };
 
 extern uint64_t gate_host_now; /* monotonic, ns */

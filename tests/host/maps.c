@@ -3,6 +3,7 @@
 #include "maps.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <linux/bpf.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,16 @@ int host_map_is_hash(const struct host_map *map)
 	return map->head.type == BPF_MAP_TYPE_HASH || map->head.type == BPF_MAP_TYPE_LRU_HASH;
 }
 
+int host_map_forgets(const struct host_map *map)
+{
+	return map->head.type == BPF_MAP_TYPE_LRU_HASH;
+}
+
+int host_map_has_keys(const struct host_map *map)
+{
+	return host_map_is_hash(map) || map->head.type == BPF_MAP_TYPE_DEVMAP;
+}
+
 int host_map_is_per_cpu(const struct host_map *map)
 {
 	return map->head.type == BPF_MAP_TYPE_PERCPU_ARRAY;
@@ -31,13 +42,13 @@ int host_map_is_per_cpu(const struct host_map *map)
 
 int host_map_has_values(const struct host_map *map)
 {
-	return host_map_is_hash(map) || host_map_is_per_cpu(map) ||
+	return host_map_has_keys(map) || host_map_is_per_cpu(map) ||
 	       map->head.type == BPF_MAP_TYPE_ARRAY;
 }
 
 uint32_t host_map_count(const struct host_map *map)
 {
-	return host_map_is_hash(map) ? map->head.count : map->head.max_entries;
+	return host_map_has_keys(map) ? map->head.count : map->head.max_entries;
 }
 
 void *host_map_value(const struct host_map *map, uint32_t index)
@@ -62,7 +73,7 @@ static void load_entries(struct host_map *map, FILE *file, const char *path)
 		if (key_size > sizeof(key))
 			give_up("keys are too long", map->head.name);
 		take(key, key_size, file, path);
-		if (host_map_is_hash(map))
+		if (host_map_has_keys(map))
 			memcpy(map->keys + (size_t)i * key_size, key, key_size);
 		else
 			memcpy(&index, key, sizeof(index));
@@ -127,19 +138,50 @@ static struct host_map *map_at(const void *variable)
 	return NULL;
 }
 
+static void *find(const struct host_map *map, const void *key)
+{
+	for (uint32_t index = 0; index < map->head.count; index++) {
+		if (!memcmp(map->keys + (size_t)index * map->head.key_size, key,
+			    map->head.key_size))
+			return host_map_value(map, index);
+	}
+	return NULL;
+}
+
+long host_map_insert(const void *variable, const void *key, const void *value, uint64_t flags)
+{
+	struct host_map *map = map_at(variable);
+	void *found = find(map, key);
+
+	if (!host_map_is_hash(map) || (flags != BPF_ANY && flags != BPF_NOEXIST))
+		give_up("an update that is not known here", map->head.name);
+	if (found && flags == BPF_NOEXIST)
+		return -EEXIST;
+	if (!found) {
+		if (map->head.count == map->head.max_entries && host_map_forgets(map))
+			give_up("nobody knows what is forgotten", map->head.name);
+		if (map->head.count == map->head.max_entries)
+			return -E2BIG;
+		memcpy(map->keys + (size_t)map->head.count * map->head.key_size, key,
+		       map->head.key_size);
+		found = host_map_value(map, map->head.count++);
+	}
+	memcpy(found, value, map->head.value_size);
+	return 0;
+}
+
+void host_map_clear(struct host_map *map)
+{
+	map->head.count = 0;
+}
+
 void *host_map_lookup(const void *variable, const void *key)
 {
 	const struct host_map *map = map_at(variable);
 	uint32_t index;
 
-	if (host_map_is_hash(map)) {
-		for (index = 0; index < map->head.count; index++) {
-			if (!memcmp(map->keys + (size_t)index * map->head.key_size, key,
-				    map->head.key_size))
-				return host_map_value(map, index);
-		}
-		return NULL;
-	}
+	if (host_map_has_keys(map))
+		return find(map, key);
 	if (!host_map_has_values(map))
 		return NULL; /* no socket is bound here */
 	memcpy(&index, key, sizeof(index));

@@ -52,8 +52,10 @@ static int loses_race(void)
  */
 
 static struct {
-	struct assent_cellid local_cell;
+	struct assent_cellid tabled_cell; /* the one in `locals` */
 	struct assent_local local;
+	__u64 bloom[2];
+	__u32 bloom_words;
 	struct assent_pair pair;
 	struct assent_session session;
 	struct assent_flow flows[FLOWS];
@@ -66,7 +68,12 @@ static struct {
 static __always_inline const struct assent_local *
 assent_find_local(const struct assent_cellid *cell)
 {
-	return memcmp(cell, &host.local_cell, sizeof(*cell)) ? NULL : &host.local;
+	return memcmp(cell, &host.tabled_cell, sizeof(*cell)) ? NULL : &host.local;
+}
+
+static __always_inline const __u64 *assent_bloom_word(__u32 index)
+{
+	return index < host.bloom_words ? &host.bloom[index] : NULL;
 }
 
 static __always_inline struct assent_session *assent_find_session(const struct assent_pair *pair)
@@ -143,7 +150,8 @@ static void reset(void)
 	memset(&host, 0, sizeof(host));
 	memset(&host.pair.src, 0x20, sizeof(host.pair.src));
 	memset(&host.pair.dst, 0x10, sizeof(host.pair.dst));
-	host.local_cell = host.pair.dst;
+	host.bloom_words = 1;
+	host.bloom[0] = ~0ULL; /* lets everybody through */
 	h = header_of(0, 0, 0);
 	host.session.current = assent_pair_state(word_at(header_key), word_at(header_key + 8), &h);
 	host.session.admission =
@@ -162,6 +170,10 @@ static void reset(void)
 	    .handshake_burst = 40,
 	    .control_interval = 10,
 	    .control_burst = 20,
+	    .lamp_interval = 10,
+	    .lamp_burst = 30,
+	    .home_count = 1,
+	    .home = {host.pair.dst},
 	};
 	host.has_config = true;
 	host.now = 1000 * SEC;
@@ -169,7 +181,7 @@ static void reset(void)
 
 static enum assent_reason verdict(const struct assent_header *h)
 {
-	struct assent_found found;
+	struct assent_found found = {0};
 
 	return assent_verdict(h, sizeof(*h), &found);
 }
@@ -573,7 +585,7 @@ static void test_skew_to_the_nanosecond(void)
 
 		reset();
 		host.session.clock_offset = offsets[i];
-		host.session.skew_limit = 30 * SEC;
+		host.session.skew_limit = 30 * 1000;
 		__u64 level = host.now + offsets[i];
 		const struct {
 			__u64 timestamp;
@@ -597,18 +609,15 @@ static void test_skew_to_the_nanosecond(void)
 	}
 }
 
-/* All 65,536 flag words: what is refused for its flags, and what counts as a handshake. */
+/* All 65,536 flag words: what is refused for its flags, and what counts as a handshake. That BLOCK
+ * is set is asked before. */
 static void test_flags_exhaustively(void)
 {
 	for (uint32_t flags = 0; flags < 0x10000; flags++) {
 		enum assent_reason reason = assent_check_flags(flags);
 		uint32_t kind = flags & 0x7fff;
 
-		if (!(flags & 0x8000))
-			CLAIM(reason == ASSENT_DROP_BARE_FRAME);
-		else
-			CLAIM(reason ==
-			      (flags & ~0x811fu ? ASSENT_DROP_MALFORMED_FLAGS : ASSENT_ADMITTED));
+		CLAIM(reason == (flags & ~0x811fu ? ASSENT_DROP_MALFORMED_FLAGS : ASSENT_ADMITTED));
 		CLAIM(!!assent_is_handshake(0, flags) == (kind == 1 || kind == 2 || kind == 3));
 		CLAIM(!assent_is_handshake(1, flags));
 	}
@@ -641,14 +650,22 @@ static void test_nothing_refuses(void)
 
 	reset();
 	host.has_config = false;
-	h = header_of(1, ASSENT_FLAG_DATA, 0);
+	h = header_of(1, ASSENT_FLAG_DATA, 1);
 	sign(&h, header_key);
-	CLAIM(verdict(&h) == ASSENT_DROP_RATE_LIMITED);
-	h = header_of(1, ASSENT_FLAG_SYN, 0);
-	h.timestamp = assent_be64(1);
-	sign(&h, admission_key);
-	CLAIM(verdict(&h) == ASSENT_DROP_RATE_LIMITED);
-	CLAIM(host.session.handshake_newest == 0);
+	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_DESTINATION);
+	host.has_config = true;
+	host.config.home_count = 0;
+	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_DESTINATION);
+	host.config.home_count = ASSENT_HOMES + 1; /* many: the table is asked, and has none */
+	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_DESTINATION);
+	host.tabled_cell = host.pair.dst;
+	CLAIM(verdict(&h) == ASSENT_ADMITTED);
+	reset();
+	host.bloom_words = 0;
+	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_SOURCE);
+	host.bloom_words = 1;
+	host.bloom[0] = 0;
+	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_SOURCE);
 	reset();
 	h = header_of(1, ASSENT_FLAG_DATA, 1);
 	sign(&h, header_key);
@@ -659,6 +676,138 @@ static void test_nothing_refuses(void)
 	CLAIM(verdict(&h) == ASSENT_DROP_UNKNOWN_FLOW);
 	host.flows[1].replay_base = 1;
 	CLAIM(verdict(&h) == ASSENT_ADMITTED);
+}
+
+/* A LAMP frame must fit into the allowance as a whole; time fills it again, and no further. */
+static void test_lamp_allowance(void)
+{
+	__u64 due = 0, admitted = 0, now = 1000;
+
+	CLAIM(assent_lamp_charge(&due, now, 4, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(due == 0);
+	CLAIM(assent_lamp_check(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(assent_lamp_charge(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(assent_lamp_check(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(assent_lamp_charge(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(assent_lamp_charge(&due, now + 10, 1, 10, 30) == ASSENT_ADMITTED);
+	due = 0;
+	for (int i = 0; i < 1000000; i++) {
+		__u32 cost = 1 + (__u32)(random_u64() % 24);
+
+		now += random_u64() % 64;
+		if (assent_lamp_charge(&due, now, cost, 100, 6400) == ASSENT_ADMITTED)
+			admitted += cost;
+		CLAIM(admitted <= (now - 1000 + 6400) / 100);
+	}
+	CLAIM(admitted > (now - 1000) / 200);
+}
+
+static void test_lamp_and_credit_are_apart(void)
+{
+	struct assent_header h;
+
+	reset();
+	host.flows[1].rx_granted = 0;
+	h = header_of(1, ASSENT_FLAG_DATA | ASSENT_FLAG_LAMP, 1);
+	h.grant = assent_be16(9);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_ADMITTED);
+	CLAIM(host.flows[1].rx_spent == 0);
+	CLAIM(host.flows[1].tx_granted == 9); /* it funds the reply */
+	CLAIM(host.session.lamp_due == host.now + 10);
+	h = header_of(2, ASSENT_FLAG_DATA, 1);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_DROP_NO_CREDIT);
+}
+
+/* What is observed: noted once, for the first rule that was broken, and never for what is forged.
+ */
+static void test_observed(void)
+{
+	struct assent_found found = {0};
+	struct assent_header h;
+
+	reset();
+	host.session.flags = ASSENT_SESSION_ESTABLISHED | ASSENT_SESSION_OBSERVED;
+	host.session.payload_max = 1;
+	host.flows[1].rx_granted = 0;
+	h = header_of(1, ASSENT_FLAG_DATA, 1);
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_DROP_BAD_TAG);
+	sign(&h, header_key);
+	found = (struct assent_found){0};
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+	CLAIM(found.observed == ASSENT_DROP_NO_COVENANT);
+	CLAIM(found.session == &host.session && found.flow == 1 && found.bound);
+	CLAIM(host.flows[1].rx_spent == 0 && host.flows[1].rx_highest == 1);
+	CLAIM(verdict(&h) == ASSENT_DROP_REPLAY);
+	host.session.flags |= ASSENT_SESSION_QUARANTINED;
+	h = header_of(2, ASSENT_FLAG_DATA, 1);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_DROP_QUARANTINED);
+}
+
+static void test_bare_frames(void)
+{
+	uint8_t frame[64] __attribute__((aligned(8))) = {0};
+	struct assent_bare *bare = (struct assent_bare *)frame;
+	struct assent_found found = {0};
+
+	reset();
+	bare->pair = host.pair;
+	bare->flags = assent_be16(ASSENT_FLAG_DATA);
+	bare->seq = assent_be32(3);
+	bare->payload_len = assent_be16(10);
+	CLAIM(assent_judge(frame, frame + 39, &found) == ASSENT_DROP_MALFORMED_LENGTH);
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_BARE_FRAME);
+	host.session.flags |= ASSENT_SESSION_BARE;
+	for (int len = 40; len < 64; len++) {
+		if (len != 50)
+			CLAIM(assent_judge(frame, frame + len, &found) ==
+			      ASSENT_DROP_MALFORMED_LENGTH);
+	}
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_ADMITTED);
+	CLAIM(!found.bound && found.session == &host.session);
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_REPLAY);
+	bare->payload_len = 0;
+	bare->seq = assent_be32(4);
+	CLAIM(assent_judge(frame, frame + 46, &found) == ASSENT_ADMITTED); /* Ethernet's padding */
+	CLAIM(host.flows[0].rx_highest == 0 && host.flows[1].rx_highest == 0);
+}
+
+/* A filter never denies what it holds, and turns most of the rest away: as many as bloom.h says. */
+static void test_bloom(void)
+{
+	enum { WORDS = 512, PAIRS = WORDS * 64 / ASSENT_BLOOM_BITS_A_PAIR, STRANGERS = 200000 };
+	static __u64 words[2 * WORDS];
+	static struct assent_pair known[PAIRS];
+	const __u64 seed[2] = {random_u64(), random_u64()};
+	__u64 descriptor = assent_bloom_descriptor(WORDS, WORDS - 1);
+	unsigned int passed = 0;
+
+	for (int i = 0; i < PAIRS; i++) {
+		for (int j = 0; j < 2; j++)
+			((__u64 *)&known[i].src)[j] = random_u64();
+		__u64 hash = assent_bloom_hash(&known[i], seed);
+
+		CLAIM(assent_bloom_index(descriptor, hash) >= WORDS);
+		CLAIM(assent_bloom_index(descriptor, hash) < 2 * WORDS);
+		words[assent_bloom_index(descriptor, hash)] |= assent_bloom_bits(hash);
+	}
+	for (int i = 0; i < PAIRS; i++) {
+		__u64 hash = assent_bloom_hash(&known[i], seed), bits = assent_bloom_bits(hash);
+
+		CLAIM((words[assent_bloom_index(descriptor, hash)] & bits) == bits);
+	}
+	for (int i = 0; i < STRANGERS; i++) {
+		struct assent_pair pair = {0};
+
+		((__u64 *)&pair.src)[0] = random_u64();
+		((__u64 *)&pair.src)[1] = random_u64();
+		__u64 hash = assent_bloom_hash(&pair, seed), bits = assent_bloom_bits(hash);
+
+		passed += (words[assent_bloom_index(descriptor, hash)] & bits) == bits;
+	}
+	CLAIM(passed > STRANGERS / 1000 && passed < STRANGERS / 100);
 }
 
 static const struct {
@@ -682,6 +831,11 @@ static const struct {
     CASE(flags_exhaustively),
     CASE(handshake_by_timestamp),
     CASE(nothing_refuses),
+    CASE(lamp_allowance),
+    CASE(lamp_and_credit_are_apart),
+    CASE(observed),
+    CASE(bare_frames),
+    CASE(bloom),
 };
 
 /* With no argument: list the cases. With one: run that case. */

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +14,22 @@ import pytest
 from assent.dataplane import bpffs
 from assent.dataplane.gate import PIN_ROOT, Gate
 from assent.dataplane.libbpf import TestRun
-from assent.dataplane.profiles import CHAPTER
-from assent.dataplane.tables import SEC, FlowSpec, SessionEntry, SessionSpec
+from assent.dataplane.tables import SEC, FlowSpec, SessionEntry, SessionSpec, Tally
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, Flags, Header, padded_len, signed_bytes
 from assent.wire.siphash import siphash24
 
+from .recycled import private_gate
+
 XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
 State = dict[str, dict[bytes, object]]
+
+
+def tagged(frame: bytes, *ethertypes: int) -> bytes:
+    """The frame under VLAN tags, outermost first."""
+    tags = b"".join(kind.to_bytes(2, "big") + (7).to_bytes(2, "big") for kind in ethertypes)
+    return frame[:12] + tags + frame[12:]
 
 
 class Rig:
@@ -48,10 +55,16 @@ class Rig:
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.tables = gate.tables
+        self.listen()
         self.tables.locals.put(self.local, 0)
         self.tables.sessions.provision(self.remote, self.local, self.admission_key, covenanted=True)
         self.tables.sessions.provision(self.guest, self.local, self.admission_key, covenanted=True)
         self.session = self.install()
+
+    def listen(self, reasons: Collection[str] | None = None, *cells: CellID) -> None:
+        """Has the gate tell of refused frames: of some reasons, or all; of some cells, or all."""
+        known = self.tables.reasons
+        self.tables.config.listen(known.names if reasons is None else reasons, cells, known)
 
     def spec(self, **changes: object) -> SessionSpec:
         """The usual session, or one that differs in some fields."""
@@ -119,6 +132,13 @@ class Rig:
             body = body.ljust(length, b"\0")[:length]
         return EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode() + body
 
+    def bare(self, seq: int = 1, payload: bytes = b"", **fields: object) -> bytes:
+        """A 40-byte UTCP frame, as Ethernet pads it."""
+        usual = {"seq": seq, "payload_len": len(payload), "flags": Flags.DATA}
+        header = self.header(**{**usual, **fields})
+        body = (header.encode()[:40] + payload).ljust(46, b"\0")
+        return EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode() + body
+
     def handshake(self, kind: Flags = Flags.SYN, **fields: object) -> bytes:
         """A handshake frame of `guest`."""
         usual = {"src": self.guest, "flow": 0, "key": self.admission_key, "grant": 0}
@@ -135,10 +155,14 @@ class Rig:
         """Everything that the gate keeps, but for the ring of events."""
         state: State = {
             name: dict(self.gate.map(name).items())
-            for name in ("locals", "sessions", "flows", "replay", "config")
+            for name in ("locals", "bloom", "sessions", "flows", "replay", "config", "interfaces")
         }
         state["counters"] = dict(self.gate.map("counters").items_per_cpu())
         return state
+
+    def tallies(self) -> dict[int, Tally]:
+        """What pairs have counted, by slot."""
+        return {slot: self.tables.tallies.read(slot) for slot in range(8)}
 
     def run(self, frame: bytes) -> tuple[str | None, TestRun]:
         """Returns the verdict that was counted (None = no counter moved), and what came of it."""
@@ -147,7 +171,7 @@ class Rig:
         moved = {
             name: (totals.frames - before[name].frames, totals.bytes - before[name].bytes)
             for name, totals in self.tables.counters.read().items()
-            if totals != before[name]
+            if totals.frames != before[name].frames
         }
         assert len(moved) <= 1, "one frame, one verdict"
         assert run.data == frame, "the gate changes no frame"
@@ -161,10 +185,14 @@ class Rig:
         assert (verdict, run.retval) == ("admitted", retval)
 
     def refuse(self, frame: bytes, reason: str) -> None:
-        """Asserts the reason, and that nothing but its counter changed."""
-        before = self.state()
+        """Asserts the reason, and that nothing but its counter and its pair's tally changed."""
+        before, tallies = self.state(), self.tallies()
         verdict, run = self.run(frame)
         after = self.state()
+        for slot, tally in self.tallies().items():
+            if tally != tallies[slot]:
+                more = tallies[slot].frames.get(reason, 0) + 1
+                assert tally == replace(tallies[slot], frames=tallies[slot].frames | {reason: more})
         assert (verdict, run.retval) == (reason, XDP_DROP)
         number = self.tables.reasons.number(reason).to_bytes(4, "little")
         assert before["counters"].pop(number) != after["counters"].pop(number)
@@ -180,7 +208,7 @@ class Rig:
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    with Gate.private(CHAPTER) as gate:
+    with private_gate() as gate:
         yield Rig(gate)
 
 

@@ -55,7 +55,9 @@ def test_what_is_refused(
 ) -> None:
     frame = act(rig)
     found = explained(rig, explainer, frame)
-    assert (found.verdict, found.reason, found.stage) == ("drop", reason, stage_of(reason))
+    assert (found.verdict, found.reason) == ("drop", reason)
+    bloom = reason == "unknown_source" and found.consulted[-1].map == "bloom"
+    assert found.stage == ("bloom" if bloom else stage_of(reason))
     rig.refuse(frame, reason)
 
 
@@ -118,7 +120,7 @@ def test_a_capture_without_an_ethertype_is_not_decided(rig: Any, explainer: Expl
     assert (found.reason, found.ethertype) == ("truncated", 0)
 
 
-@pytest.mark.parametrize("ethertype", [0x0800, 0x86DD, 0x0806, 0x8100, 0x88B6, 0x4C57])
+@pytest.mark.parametrize("ethertype", [0x0800, 0x86DD, 0x0806, 0x8100, 0x88B6, 0x574C])
 def test_what_is_not_ours(rig: Any, explainer: Explainer, ethertype: int) -> None:
     frame = EthernetHeader(b"\x02" * 6, b"\x04" * 6, ethertype).encode() + bytes(100)
     found = explained(rig, explainer, frame)
@@ -144,7 +146,7 @@ class TestConsulted:
     def test_of_data(self, rig: Any, explainer: Explainer) -> None:
         found = explainer.explain(rig.frame(seq=5, payload_len=64))
         assert self.tables(found) == [
-            (name, True) for name in ("locals", "sessions", "flows", "replay")
+            (name, True) for name in ("locals", "bloom", "sessions", "flows", "replay")
         ]
         says = {each.map: each.says for each in found.consulted}
         assert says["sessions"] == "session 7, established covenanted"
@@ -165,13 +167,19 @@ class TestConsulted:
 
     def test_of_a_handshake(self, rig: Any, explainer: Explainer) -> None:
         found = explainer.explain(rig.handshake())
-        assert [each.map for each in found.consulted] == ["locals", "sessions", "config"]
+        assert [each.map for each in found.consulted] == ["locals", "bloom", "sessions", "config"]
 
     def test_of_strangers(self, rig: Any, explainer: Explainer) -> None:
         found = explainer.explain(rig.frame(dst=rig.stranger))
         assert self.tables(found) == [("locals", False)]
         found = explainer.explain(rig.frame(src=rig.stranger))
-        assert self.tables(found) == [("locals", True), ("sessions", False)]
+        assert self.tables(found) == [("locals", True), ("bloom", False)]
+
+    def test_of_strangers_that_pass_the_filter(self, rig: Any, explainer: Explainer) -> None:
+        rig.gate.map("sessions").delete(bytes(rig.guest) + bytes(rig.local))
+        found = explainer.explain(rig.frame(src=rig.guest))
+        assert self.tables(found) == [("locals", True), ("bloom", True), ("sessions", False)]
+        assert found.stage == "source"
 
     def test_of_an_unknown_flow(self, rig: Any, explainer: Explainer) -> None:
         found = explainer.explain(rig.frame(flow=6))

@@ -139,8 +139,9 @@ class TestTag:
 
 class TestTables:
     def test_config_has_pythons_names(self) -> None:
-        names = [field.name for field in BTF.map_value("config").fields]
-        assert names == list(GateConfig.__slots__)
+        names = {field.name for field in BTF.map_value("config").fields}
+        others = {"bloom", "bloom_seed", "home_count", "home", "event_reasons", "event_cells"}
+        assert names - others - {"event_cell"} == set(GateConfig.__slots__)
 
     def test_reasons(self) -> None:
         known = reasons()
@@ -154,7 +155,7 @@ class TestTables:
 
 class TestBtf:
     def test_secrets_are_not_shown(self) -> None:
-        record = BTF.map_value("sessions").unpack(b"\x5a" * 192)
+        record = BTF.map_value("sessions").unpack(b"\x5a" * BTF.map_value("sessions").size)
         shown = repr(record)
         assert "<secret>" in shown
         assert str(0x5A5A5A5A5A5A5A5A) not in repr(record.current)

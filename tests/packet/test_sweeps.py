@@ -18,6 +18,7 @@ from assent.dataplane.tables import FlowSpec
 from assent.errors import InvalidArgument
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, FLAGS_KNOWN, Flags, Header, padded_len
+from assent.wire.lwf import ETHERTYPE as LWF_ETHERTYPE
 
 from .twin import IN_VM, Twin
 
@@ -45,11 +46,14 @@ def framed(key: bytes, header: Header) -> bytes:
 
 class TestEtherTypes:
     @pytest.mark.parametrize("length", [0, 4, 64])
-    def test_one_of_all_is_ours(self, rig: Any, twin: Twin, length: int) -> None:
+    def test_two_of_all_are_ours(self, rig: Any, twin: Twin, length: int) -> None:
         body = rig.frame()[14 : 14 + length].ljust(length, b"\0")
         verdicts = twin.feed(bytes(12) + kind.to_bytes(2, "big") + body for kind in EVERY_U16)
         ours = {kind: verdict for kind, verdict in zip(EVERY_U16, verdicts, strict=True) if verdict}
-        assert ours == {ETHERTYPE: "admitted" if length == 64 else "malformed_length"}
+        assert ours == {
+            ETHERTYPE: "admitted" if length == 64 else "malformed_length",
+            LWF_ETHERTYPE: "lwf_malformed",
+        }
 
 
 class TestFlags:

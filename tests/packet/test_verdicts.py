@@ -18,14 +18,22 @@ from assent.dataplane.tables import SEC, FlowSpec
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import FLAGS_KNOWN, Flags, block_cost
 
+from .conftest import tagged
+
 XDP_PASS, XDP_REDIRECT = 2, 4
 AF_XDP = 44
 HOUR = 3600 * SEC
 DATA = Flags.DATA | Flags.BLOCK
 
-# Reasons that no single frame can bring about.
+# Reasons that no single arriving fabric frame can bring about.
 EXEMPT = {
     "contended": "needs CPUs that race for one word: tests/host/test_headers.c races threads",
+    "not_local": "is said of frames that leave: test_egress.py",
+    **{
+        name: "is said of LWF frames: test_relay.py"
+        for name in reasons().names
+        if name.startswith("lwf_") or name == "relayed"
+    },
 }
 
 
@@ -94,6 +102,29 @@ def not_local_any_more(rig: Any) -> bytes:
 def old_key(rig: Any) -> bytes:
     rig.tables.sessions.rekey(rig.remote, rig.local, b"n" * 16)
     return rig.frame()
+
+
+def oversized(rig: Any) -> bytes:
+    rig.install(payload_max=100)
+    rig.admit(rig.frame(payload_len=100))
+    return rig.frame(seq=2, payload_len=101)
+
+
+def lamp(blocks: int, **fields: Any) -> Callable[[Any], bytes]:
+    """A frame under LAMP, where senders have an allowance of so many blocks."""
+
+    def act(rig: Any) -> bytes:
+        config = rig.tables.config.read()
+        rig.tables.config.write(replace(config, lamp_interval=HOUR, lamp_burst=blocks * HOUR))
+        return rig.frame(flags=DATA | Flags.LAMP, **fields)
+
+    return act
+
+
+def spend_lamp(rig: Any) -> bytes:
+    rig.admit(lamp(3, seq=1, flow=2)(rig))
+    rig.admit(lamp(3, seq=2, flow=2, payload_len=64)(rig))
+    return lamp(3, seq=3, flow=2)(rig)
 
 
 def altered(offset: int) -> Callable[[Any], bytes]:
@@ -174,6 +205,19 @@ REFUSED: list[Row] = [
     ("rate_limited", "handshake", spend_handshakes),
     ("rate_limited", "control", spend_control),
     ("no_endpoint", "a flow that nobody has open", lambda r: r.frame(flow=5)),
+    ("oversize", "a byte too many", oversized),
+    ("no_lamp", "a payload larger than the allowance", lamp(2, payload_len=65)),
+    ("no_lamp", "the allowance is spent", spend_lamp),
+    ("no_lamp", "credit is no substitute", lamp(0)),
+    ("stacked_vlan", "two tags", lambda r: tagged(r.frame(), 0x8100, 0x8100)),
+    ("stacked_vlan", "four tags", lambda r: tagged(r.frame(), *[0x8100] * 4)),
+    ("stacked_vlan", "deeper than anybody looks", lambda r: tagged(r.frame(), *[0x8100] * 5)),
+    ("stacked_vlan", "a service tag", lambda r: tagged(r.frame(), 0x88A8)),
+    ("stacked_vlan", "two kinds of tags", lambda r: tagged(r.frame(), 0x88A8, 0x8100)),
+    ("stacked_vlan", "a stranger's", lambda r: tagged(r.frame(src=r.stranger), 0x8100, 0x8100)),
+    ("bad_tag", "under a VLAN tag", lambda r: tagged(r.frame(flip=1), 0x8100)),
+    ("malformed_length", "a VLAN tag, and no header", lambda r: tagged(r.frame(length=0), 0x8100)),
+    ("malformed_length", "a VLAN tag, a byte short", lambda r: tagged(r.frame(length=63), 0x8100)),
     ("no_credit", "a flow with none", lambda r: r.frame(flow=2)),
     ("no_credit", "no payload, but a header", lambda r: r.frame(flow=2, payload_len=0)),
 ]
@@ -237,20 +281,46 @@ class TestAdmitted:
         rig.admit(rig.frame(seq=3, key=fresh))
 
 
+class TestVlan:
+    def test_one_tag_is_looked_under(self, rig: Any) -> None:
+        rig.admit(tagged(rig.frame(seq=1, payload_len=100), 0x8100))
+        rig.refuse(tagged(rig.frame(seq=1), 0x8100), "replay")
+        rig.refuse(rig.frame(seq=1), "replay")
+        rig.admit(tagged(rig.handshake(), 0x8100))
+        rig.admit(tagged(rig.control(), 0x8100))
+
+    @pytest.mark.parametrize("tags", [(0x8100,), (0x8100, 0x8100), (0x88A8,), (0x88A8, 0x8100)])
+    def test_what_is_not_ours_passes_under_tags(self, rig: Any, tags: tuple[int, ...]) -> None:
+        ipv4 = EthernetHeader(b"\xff" * 6, b"\x04" * 6, 0x0800).encode() + bytes(60)
+        rig.ignore(tagged(ipv4, *tags))
+
+    def test_every_ethertype_under_a_tag(self, rig: Any) -> None:
+        before = rig.state()
+        for ethertype in range(1 << 16):
+            frame = tagged(bytes(12) + ethertype.to_bytes(2, "big") + bytes(4), 0x8100)
+            if ethertype not in {0x88B5, 0x4C57}:
+                assert rig.gate.program.test_run(frame).retval == XDP_PASS
+        assert rig.state() == before
+
+    def test_a_tag_cut_off_passes(self, rig: Any) -> None:
+        for length in range(14, 18):
+            rig.ignore(tagged(rig.frame(), 0x8100)[:length])
+
+
 class TestNotOurs:
     @pytest.mark.parametrize(
-        "ethertype", [0x0800, 0x86DD, 0x0806, 0x8100, 0x88B4, 0x88B6, 0xB588, 0x4C57, 0x88CC]
+        "ethertype", [0x0800, 0x86DD, 0x0806, 0x8100, 0x88B4, 0x88B6, 0xB588, 0x574C, 0x88CC]
     )
     @pytest.mark.parametrize("length", [0, 1, 46, 64, 1500])
     def test_passes_untouched(self, rig: Any, ethertype: int, length: int) -> None:
         head = EthernetHeader(b"\xff" * 6, b"\x04" * 6, ethertype).encode()
         rig.ignore(head + b"\xa5" * length)
 
-    def test_every_ethertype_but_one(self, rig: Any) -> None:
+    def test_every_ethertype_but_two(self, rig: Any) -> None:
         before = rig.state()
         for ethertype in range(1 << 16):
             frame = bytes(12) + ethertype.to_bytes(2, "big") + bytes(4)
-            if ethertype != 0x88B5:
+            if ethertype not in {0x88B5, 0x4C57}:
                 assert rig.gate.program.test_run(frame).retval == XDP_PASS
         assert rig.state() == before
 
@@ -445,18 +515,18 @@ class TestEvents:
         by_reason = {event.reason: event for event in found}
         assert by_reason["bad_tag"].session_id == 7
         assert by_reason["unknown_source"].session_id == 0
-        assert by_reason["bad_tag"].head == bad[:78]
+        assert by_reason["bad_tag"].head == bad[:106]
         assert by_reason["bad_tag"].frame_len == len(bad)
         counters = rig.tables.counters.read()
         assert sum(totals.events for totals in counters.values()) == len(found)
 
-    def test_a_short_frame_is_reported_with_its_ethernet_header(self, rig: Any) -> None:
+    def test_a_short_frame_is_reported_as_far_as_it_goes(self, rig: Any) -> None:
         frame = rig.frame(length=30)
         with rig.tables.events() as events:
             rig.run(frame)
             (event,) = events.read()
         assert event.reason == "malformed_length"
-        assert event.head == frame[:14] + bytes(64)
+        assert event.head == frame
         assert event.frame_len == 44
 
     def test_reading_stops_at_the_limit(self, rig: Any) -> None:

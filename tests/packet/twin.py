@@ -14,6 +14,7 @@ import json
 import os
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from typing import Any
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Map
 from assent.dataplane.objects import packaged
+from assent.dataplane.relay import RelayConfig, RelayTable
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "tests" / "host"
@@ -39,7 +41,7 @@ SANITIZERS = [
 # A virtual machine may be an emulated one, and thirty times as slow.
 IN_VM = "ASSENT_VM" in os.environ
 NOT_OURS = -1
-RINGBUF, XSKMAP = 27, 17
+RINGBUF, XSKMAP, DEVMAP = 27, 17, 14
 # With these a rate limit does not depend on how fast a test runs: see frames.c.
 HUGE_INTERVAL, HUGE_BURST = 1 << 40, 1 << 62
 
@@ -92,7 +94,7 @@ def compiled(
 
 def build() -> Path:
     """Compiles the native program where that is due, and returns it."""
-    names = ("differential.c", "frames.c", "gate_host.c", "maps.c")
+    names = ("differential.c", "frames.c", "frames_lwf.c", "gate_host.c", "maps.c")
     flags = ["-fno-tree-vectorize", "-lbpf"]
     return compiled("differential", "gcc", [HOST / name for name in names], flags)
 
@@ -126,6 +128,10 @@ def _entries(table: Map) -> Iterator[tuple[bytes, bytes]]:
     """Yields what a map holds; of a per-CPU map, the sum of all CPUs, word by word."""
     if table.type in (RINGBUF, XSKMAP):
         return
+    if table.type == DEVMAP:  # the kernel lists none of them in one go
+        keys = (number.to_bytes(4, sys.byteorder) for number in range(table.max_entries))
+        yield from ((key, value) for key in keys if (value := table.lookup(key)) is not None)
+        return
     if not table.per_cpu:
         yield from table.items()
         return
@@ -149,9 +155,12 @@ class Twin:
                 handshake_burst=HUGE_BURST,
                 control_interval=HUGE_INTERVAL,
                 control_burst=HUGE_BURST,
+                lamp_interval=HUGE_INTERVAL,
+                lamp_burst=HUGE_BURST,
                 event_interval=0,  # every refused frame is an event
             )
         )
+        RelayTable(gate).configure(RelayConfig(HUGE_INTERVAL, HUGE_BURST))
 
     def generate(self, frames: int, seed: int) -> Report:
         """Runs generated frames.

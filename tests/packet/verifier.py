@@ -2,14 +2,19 @@
 """How much work each BPF program is to the kernel's verifier, and the record of it.
 
 The record, verifier.json, is {kernel: {object: {program: instructions}}}: a verifier's figure is
-its kernel's own. Run as a program (`make verifier-record`), this writes the running kernel's part
-anew and leaves the others.
+its kernel's own. Run as a program, this writes one kernel's part anew and leaves the others:
+
+    verifier.py             the running kernel's (`make verifier-record`)
+    verifier.py --print     writes nothing; prints the running kernel's, in one line
+    verifier.py --take      what --print has said on another one, from stdin
+                            (`make vm-verifier-record`)
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import sys
 from pathlib import Path
 
 from assent.dataplane.libbpf import Object, Program
@@ -34,10 +39,15 @@ def _instructions(program: Program) -> int:
     return int(fields["verified_insns"])
 
 
+def sources() -> list[Path]:
+    """Returns what objects are made of, one file each."""
+    return sorted(SOURCES.glob("*.bpf.c"))
+
+
 def measure() -> Figures:
     """Loads every object of the package, at the smallest size, and asks the kernel."""
     figures: Figures = {}
-    for source in sorted(SOURCES.glob("*.bpf.c")):
+    for source in sources():
         name = source.name.removesuffix(".bpf.c")
         with Object.open(packaged(name)) as opened:
             for table, count in CHAPTER.capacities().items():
@@ -57,11 +67,24 @@ def recorded() -> dict[str, Figures]:
     return found
 
 
-def write() -> None:
-    """Makes what is measured now the record of this kernel."""
-    record = recorded() | {kernel(): measure()}
-    RECORD.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+def write(figures: dict[str, Figures]) -> None:
+    """Makes figures the record of their kernels."""
+    RECORD.write_text(json.dumps(recorded() | figures, indent=2, sort_keys=True) + "\n")
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case []:
+            write({kernel(): measure()})
+        case ["--print"]:
+            print(json.dumps({kernel(): measure()}))
+        case ["--take"]:
+            # Around it is what the machine's own start has said.
+            (said,) = (line for line in sys.stdin if line.startswith("{"))
+            write(json.loads(said))
+        case _:
+            sys.exit(__doc__)
 
 
 if __name__ == "__main__":
-    write()
+    main(sys.argv[1:])

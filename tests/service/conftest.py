@@ -31,8 +31,10 @@ import grpc
 import grpc.aio
 import pytest
 
+from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Map
+from assent.dataplane.objects import packaged
 from assent.service.config import Config
 from assent.service.daemon import Daemon
 from assent.v1 import cells_pb2, common_pb2, fabric_pb2, grants_pb2, keys_pb2, sessions_pb2
@@ -214,6 +216,13 @@ class Place:
             "locals": self.map("locals"),
             "sessions": self.map("sessions"),
         }
+
+    def tell_all(self) -> None:
+        """Has the gate tell of every frame that is watched, however many come at a time."""
+        layout = Btf.from_object(packaged("gate")).map_value("config")
+        with Map.open_pinned(self.pins / "maps" / "config") as table:
+            config = layout.unpack(table.lookup(bytes(4)) or b"")
+            table.update(bytes(4), config.replace(event_interval=0).pack())
 
     def remove(self) -> None:
         Gate.remove(self.instance, PIN_ROOT)

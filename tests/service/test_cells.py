@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from grpc import StatusCode
 
+from assent.dataplane.btf import Btf
+from assent.dataplane.libbpf import Program
+from assent.dataplane.objects import packaged
+from assent.handshake.keys import admission_key
 from assent.identity.cellid import from_public_key
 from assent.identity.keys import Identity
-from assent.v1 import cells_pb2, common_pb2, keys_pb2
+from assent.v1 import cells_pb2, common_pb2, fabric_pb2, keys_pb2
+from assent.wire.cellid import CellID
+from assent.wire.ethernet import EthernetHeader
+from assent.wire.fabric import ETHERTYPE, Flags, Header, signed_bytes
+from assent.wire.siphash import siphash24
 
-from .conftest import Api, Place, by_name, refused
+from .conftest import PSK, Api, Place, by_name, daemon_in, refused
 
+NONE = common_pb2.CONSENT_NONE
 STANDING = common_pb2.CONSENT_STANDING
 KEY = Identity.from_seed(b"\x01" * 32).public_key
 OTHER_KEY = Identity.from_seed(b"\x02" * 32).public_key
@@ -245,27 +256,147 @@ async def test_a_full_table_of_local_cells_leaves_nothing_half_made(
 async def test_a_full_table_of_sessions_leaves_nothing_half_made(
     api: Api, place: Place, dummy: str
 ):
-    """The chapter profile has room for 16 pairs: two local cells and eight remote ones."""
+    """The chapter profile has room for 64 pairs: two local cells and 32 remote ones."""
     await api.local("one", dummy)
     await api.local("two", dummy)
-    for number in range(9):
+    for number in range(33):
         key = Identity.from_seed(bytes([number + 1]) * 32).public_key
         await api.remote(f"remote-{number}", key)
-    for number in range(8):
+    for number in range(32):
         await api.psk(f"remote-{number}")
     before = place.everything()
-    code, message = await refused(api.psk("remote-8"))
+    code, message = await refused(api.psk("remote-32"))
     assert code is StatusCode.RESOURCE_EXHAUSTED
     assert "sessions" in message
     assert place.everything() == before
 
-    # Half of a ninth pair would fit now, and half is not enough.
+    # Half of another pair would fit now, and half is not enough.
     await api.keys.DeletePsk(keys_pb2.DeletePskRequest(remote=by_name("remote-0")))
     await api.cells.Delete(cells_pb2.DeleteCellRequest(cell=by_name("two")))
-    for number in (0, 8):
+    for number in (0, 32):
         await api.psk(f"remote-{number}")
     before = place.everything()
-    assert len(place.map("sessions")) == 9
+    assert len(place.map("sessions")) == 33
     code, _ = await refused(api.local("three", dummy))
     assert code is StatusCode.RESOURCE_EXHAUSTED
     assert place.everything() == before
+
+
+class TestPolicy:
+    """What is relaxed for a cell is in the gate when the call returns, and never by default."""
+
+    async def set(self, api: Api, name: str, **policy: bool) -> cells_pb2.Cell:
+        request = cells_pb2.SetPolicyRequest(cell=by_name(name), **policy)
+        return await api.cells.SetPolicy(request)
+
+    def flags(self, place: Place) -> set[str]:
+        """Of the one pair that the gate knows, what is relaxed."""
+        btf = Btf.from_object(packaged("gate"))
+        (value,) = place.map("sessions").values()
+        flags = btf.map_value("sessions").unpack(value).flags
+        bits = btf.enum("assent_session_flag")
+        known = {"observed": "ASSENT_SESSION_OBSERVED", "bare": "ASSENT_SESSION_BARE"}
+        return {name for name, bit in known.items() if flags & bits[bit]}
+
+    @pytest.fixture
+    async def pair(self, api: Api, dummy: str) -> None:
+        await api.local("home", dummy)
+        await api.remote("away", KEY)
+        await api.psk("away")
+
+    async def test_nothing_by_default(self, api: Api, place: Place, pair: None):
+        cell = await api.cells.Get(cells_pb2.GetCellRequest(cell=by_name("away")))
+        assert (cell.observe, cell.allow_bare) == (False, False)
+        assert self.flags(place) == set()
+        status = await api.status()
+        assert (status.observed_cells, status.bare_cells) == (0, 0)
+
+    async def test_a_remote_cell(self, api: Api, place: Place, pair: None):
+        cell = await self.set(api, "away", observe=True)
+        assert (cell.observe, cell.allow_bare) == (True, False)
+        assert self.flags(place) == {"observed"}
+        cell = await self.set(api, "away", allow_bare=True)
+        assert (cell.observe, cell.allow_bare) == (True, True)
+        assert self.flags(place) == {"observed", "bare"}
+        status = await api.status()
+        assert (status.observed_cells, status.bare_cells) == (1, 1)
+        assert (list(status.observed_names), list(status.bare_names)) == (["away"], ["away"])
+        await self.set(api, "away", observe=False, allow_bare=False)
+        assert self.flags(place) == set()
+
+    async def test_a_local_cell_for_all_its_pairs(self, api: Api, place: Place, pair: None):
+        assert (await self.set(api, "home", observe=True)).observe
+        assert self.flags(place) == {"observed"}
+        # Either of the two will do, so the pair stays observed until neither is.
+        await self.set(api, "away", observe=True)
+        await self.set(api, "home", observe=False)
+        assert self.flags(place) == {"observed"}
+        await self.set(api, "away", observe=False)
+        assert self.flags(place) == set()
+
+    async def test_consent_and_policy_are_apart(self, api: Api, place: Place, pair: None):
+        await self.set(api, "away", observe=True)
+        request = SetConsent(cell=by_name("away"), consent=common_pb2.CONSENT_QUARANTINED)
+        assert (await api.cells.SetConsent(request)).observe
+        assert self.flags(place) == {"observed"}
+
+    async def test_it_outlives_the_daemon(self, place: Place, dummy: str):
+        async with daemon_in(place) as api:
+            await api.local("home", dummy)
+            await api.remote("away", KEY)
+            await api.psk("away")
+            await self.set(api, "away", observe=True, allow_bare=True)
+        async with daemon_in(place) as api:
+            assert self.flags(place) == {"observed", "bare"}
+            assert (await api.status()).observed_cells == 1
+
+    async def test_bare_frames_of_a_cell_of_this_host(self, api: Api, place: Place, pair: None):
+        before = place.everything()
+        with_bare = cells_pb2.SetPolicyRequest(cell=by_name("home"), allow_bare=True)
+        code, message = await refused(api.cells.SetPolicy(with_bare))
+        assert code is StatusCode.INVALID_ARGUMENT
+        assert message == "allow_bare: can be said of remote cells only"
+        assert place.everything() == before
+
+    async def test_nobody(self, api: Api):
+        request = cells_pb2.SetPolicyRequest(cell=by_name("nobody"), observe=True)
+        code, _ = await refused(api.cells.SetPolicy(request))
+        assert code is StatusCode.NOT_FOUND
+
+    async def test_what_it_does(self, api: Api, place: Place, pair: None):
+        """A handshake frame without consent: refused, or admitted and told as would_drop."""
+        away, home = from_public_key(KEY), CellID(next(iter(place.map("locals"))))
+        await api.cells.SetConsent(SetConsent(cell=by_name("away"), consent=NONE))
+        place.tell_all()
+        stream = api.fabric.WatchEvents()
+        await stream.write(fabric_pb2.WatchEventsRequest(reasons=["no_covenant"]))
+        await stream.initial_metadata()
+
+        async def syn(timestamp: int) -> fabric_pb2.Event:
+            header = Header(away, home, 1, Flags.SYN | Flags.BLOCK, 0, timestamp=timestamp)
+            key = admission_key(PSK, away, home)
+            header = replace(header, tag=siphash24(key, signed_bytes(header)))
+            ethernet = EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode()
+            with Program.open_pinned(place.pins / "programs" / "gate") as gate:
+                gate.test_run(ethernet + header.encode())
+            while not (told := await asyncio.wait_for(stream.read(), 10)).HasField("event"):
+                pass
+            return told.event
+
+        event = await syn(1)
+        assert (event.would_drop, event.rule) == (False, "consent of away: none")
+        await self.set(api, "away", observe=True)
+        before = await api.counters()
+        event = await syn(2)
+        assert event.would_drop
+        assert event.rule == "consent of away: none; operator: away is observed"
+        after = await api.counters()
+        assert after["admitted"] == before["admitted"] + 1
+        assert after["no_covenant"] == before["no_covenant"]
+        reply = await api.fabric.GetCounters(fabric_pb2.GetCountersRequest(pairs_max=5))
+        (line,) = (each for each in reply.counters if each.reason == "no_covenant")
+        assert (line.frames, line.would_drop, line.events + line.suppressed) == (1, 1, 2)
+        (pair_counts,) = reply.pairs
+        assert (pair_counts.remote_name, pair_counts.local_name) == ("away", "home")
+        assert (pair_counts.admitted, pair_counts.would_drop, pair_counts.dropped) == (1, 1, 1)
+        stream.cancel()

@@ -10,7 +10,12 @@ import uuid
 import pytest
 from grpc import StatusCode
 
+from assent.dataplane.libbpf import Program
+from assent.identity.keys import Identity
 from assent.v1 import fabric_pb2
+from assent.wire.cellid import CellID
+from assent.wire.ethernet import EthernetHeader
+from assent.wire.fabric import ETHERTYPE, Flags, Header
 
 from .conftest import PIN_ROOT, Api, Place, daemon_in, ip, refused
 
@@ -110,3 +115,62 @@ async def test_an_interface_that_is_gone_is_not_listed(api: Api):
     finally:
         ip("link", "del", name)
     assert not (await api.status()).interfaces
+
+
+class TestCounters:
+    FRAME = EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode() + bytes(64)
+
+    async def test_by_interface(self, api: Api, place: Place, dummy: str):
+        """An interface counts on its own from the moment that it is gated."""
+        await api.attach(dummy)
+        index = socket.if_nametoindex(dummy)
+        ip("link", "set", dummy, "up")
+        with Program.open_pinned(place.pins / "programs" / "gate") as gate:
+            gate.test_run(self.FRAME, 5, ifindex=index)
+            gate.test_run(self.FRAME, 3)
+        reply = await api.fabric.GetCounters(fabric_pb2.GetCountersRequest(interfaces=True))
+        found = {
+            (each.name, each.index): sum(line.frames for line in each.arriving)
+            for each in reply.interfaces
+        }
+        assert found == {("", 0): 3, (dummy, index): 5}
+        total = next(line for line in reply.counters if line.reason == "bare_frame" or line.frames)
+        assert total.frames == 8
+        assert all(
+            line.events + line.suppressed == line.frames + line.would_drop
+            for line in reply.counters
+            if line.reason not in ("admitted", "relayed")
+        )
+
+    async def test_by_pair(self, api: Api, place: Place, dummy: str):
+        """The busiest first; who has never sent is left out."""
+        home = CellID((await api.local("home", dummy)).id.value)
+        cells = {}
+        for number, name in enumerate(("quiet", "busy", "still"), 1):
+            key = Identity.from_seed(bytes([number]) * 32).public_key
+            cells[name] = CellID((await api.remote(name, key)).id.value)
+            await api.psk(name)
+        with Program.open_pinned(place.pins / "programs" / "gate") as gate:
+            for name, count in (("quiet", 2), ("busy", 9)):
+                header = Header(cells[name], home, 1, Flags.DATA | Flags.BLOCK, 0, 1)
+                gate.test_run(self.FRAME[:14] + header.encode(), count)
+        reply = await api.fabric.GetCounters(fabric_pb2.GetCountersRequest(pairs_max=5))
+        assert [(each.remote_name, each.dropped) for each in reply.pairs] == [
+            ("busy", 9),
+            ("quiet", 2),
+        ]
+        assert [(line.reason, line.frames) for line in reply.pairs[0].reasons] == [
+            ("no_session", 9)
+        ]
+        assert (reply.other_pairs, reply.others.dropped) == (0, 0)
+        one = await api.fabric.GetCounters(fabric_pb2.GetCountersRequest(pairs_max=1))
+        assert list(one.pairs) == list(reply.pairs)[:1]
+        none = await api.fabric.GetCounters(fabric_pb2.GetCountersRequest())
+        assert not none.pairs
+        assert not none.interfaces
+
+    async def test_too_many_pairs(self, api: Api):
+        request = fabric_pb2.GetCountersRequest(pairs_max=10_001)
+        code, message = await refused(api.fabric.GetCounters(request))
+        assert code is StatusCode.INVALID_ARGUMENT
+        assert message.startswith("pairs_max: at most")

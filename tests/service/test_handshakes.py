@@ -25,6 +25,7 @@ from assent.service.placement import Placement
 from assent.service.reconciler import Reconciler
 from assent.service.records import LocalCell, RemoteCell, StandingGrant, StoredPsk
 from assent.service.sessions import SessionManager
+from assent.service.static_sessions import StaticSessions
 from assent.service.store import Store
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import BROADCAST, ETHERNET_HEADER_LEN
@@ -88,18 +89,18 @@ class Node:
         self.store.set_grant(StandingGrant(self.remote.id, 1, 100))
         Reconciler(self.store, self.gate).apply_all()
         self.escrow = self.directory / "sessions"
+        tables = self.gate.tables
+        placement = Placement(
+            self.store, tables.sessions, Escrow(self.escrow), self.directory / "flows"
+        )
         self.manager = await stack.enter_async_context(
             SessionManager(
                 self.store,
-                Placement(
-                    self.store,
-                    self.gate.tables.sessions,
-                    Escrow(self.escrow),
-                    self.directory / "flows",
-                ),
-                Dataplane(self.gate.tables.flows),
+                placement,
+                Dataplane(tables.flows),
                 self.cells,  # type: ignore[arg-type]
                 ManifestBoard(),
+                StaticSessions(self.store, tables.sessions, tables.flows, placement),
                 skew_limit=30 * SECOND,
                 patience=300 * SECOND,
                 monotonic=lambda: self.clock.now,

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from assent.covenant.consent import Consent
+from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
+from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import CHAPTER
 from assent.errors import ResourceExhausted
 from assent.identity.cellid import from_public_key
@@ -21,7 +24,7 @@ from assent.wire.cellid import CellID
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    with Gate.private(CHAPTER) as private:
+    with Gate.private(replace(CHAPTER, sessions=16)) as private:
         yield private
 
 
@@ -53,7 +56,13 @@ def add_remote(store: Store, number: int, *, psk: bool = True) -> CellID:
 
 
 def dump(gate: Gate) -> dict[str, dict[bytes, bytes]]:
-    return {name: dict(gate.map(name).items()) for name in ("locals", "sessions")}
+    """The maps, but for where a pair counts: one that comes back counts elsewhere for a while."""
+    at = Btf.from_object(packaged("gate")).map_value("sessions").offsetof("tally")
+    sessions = gate.map("sessions").items()
+    return {
+        "locals": dict(gate.map("locals").items()),
+        "sessions": {key: value[:at] + value[at + 4 :] for key, value in sessions},
+    }
 
 
 def test_an_empty_store_makes_empty_maps(reconciler: Reconciler, gate: Gate):
@@ -187,3 +196,30 @@ def test_an_error_after_the_change_takes_the_maps_back(
     assert store.remote(remote).consent is Consent.STANDING
     assert dump(gate) == before
     assert gate.tables.sessions.get(remote, local).covenanted
+
+
+async def test_policy_that_has_drifted_is_put_right(
+    reconciler: Reconciler, gate: Gate, store: Store
+):
+    """In either direction: what was relaxed behind the daemon's back, and what was not."""
+    local, other = add_local(store, 1), add_local(store, 2)
+    observed, plain = add_remote(store, 1), add_remote(store, 2)
+    store.set_policy(observed, observe=True, bare=True)
+    store.set_policy(other, observe=True, bare=False)
+    reconciler.apply_all()
+    sessions = gate.tables.sessions
+    wanted = {
+        (observed, local): (True, True),
+        (observed, other): (True, True),
+        (plain, local): (False, False),
+        (plain, other): (True, False),
+    }
+
+    def found() -> dict[tuple[CellID, CellID], tuple[bool, bool]]:
+        return {(row.remote, row.local): (row.observed, row.bare) for row in sessions.list()}
+
+    assert found() == wanted
+    sessions.set_consent(observed, local, covenanted=True)
+    sessions.set_consent(plain, local, covenanted=True, observed=True, bare=True)
+    assert await reconciler.sweep() == Changes(pairs_changed=2)
+    assert found() == wanted

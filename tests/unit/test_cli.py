@@ -79,8 +79,15 @@ ALICE = cells_pb2.Cell(
     interface="veth0",
 )
 VETH0 = fabric_pb2.Interface(
-    name="veth0", index=7, mode=fabric_pb2.ATTACH_MODE_GENERIC, mac="02:00:00:00:00:0a", mtu=1500
+    name="veth0",
+    index=7,
+    mode=fabric_pb2.ATTACH_MODE_GENERIC,
+    mac="02:00:00:00:00:0a",
+    mtu=1500,
+    egress=fabric_pb2.EGRESS_STATE_ATTACHED,
 )
+WAS_UP = fabric_pb2.Interface(was_up=True)
+WAS_UP.MergeFrom(VETH0)
 STATUS = fabric_pb2.Status(
     version="0.1.0",
     instance="lab",
@@ -90,6 +97,11 @@ STATUS = fabric_pb2.Status(
     program_id=42,
     kernel="6.1.0-18-amd64",
     interfaces=[VETH0],
+    ungated=[
+        fabric_pb2.UngatedInterface(
+            name="eth9", mode=fabric_pb2.ATTACH_MODE_NATIVE, reason="there is no such interface"
+        )
+    ],
     local_cells=1,
     remote_cells=3,
     sessions=2,
@@ -118,6 +130,7 @@ SESSION = sessions_pb2.Session(
     remote=ID,
     remote_name="bob",
     state=sessions_pb2.SESSION_STATE_ESTABLISHED,
+    origin=sessions_pb2.SESSION_ORIGIN_HANDSHAKE,
     epoch=3,
     initiator=True,
     remote_mac=MAC,
@@ -151,6 +164,8 @@ BOB_JSON = {
     "mac": MAC,
     "interface": "",
     "has_psk": True,
+    "observe": False,
+    "allow_bare": False,
 }
 ALICE_JSON = {
     "id": "aa" * 16,
@@ -161,6 +176,8 @@ ALICE_JSON = {
     "mac": "",
     "interface": "veth0",
     "has_psk": False,
+    "observe": False,
+    "allow_bare": False,
 }
 VETH0_JSON = {
     "name": "veth0",
@@ -168,6 +185,8 @@ VETH0_JSON = {
     "mode": "generic",
     "mac": "02:00:00:00:00:0a",
     "mtu": 1500,
+    "egress": "attached",
+    "was_up": False,
 }
 STATUS_JSON = {
     "version": "0.1.0",
@@ -184,12 +203,35 @@ STATUS_JSON = {
     "credit_capacity_blocks": 1 << 20,
     "credit_promised_blocks": 4096,
     "uptime_ns": 93_784 * 10**9,
+    "ungated": [{"name": "eth9", "mode": "native", "reason": "there is no such interface"}],
+    "observed_cells": 0,
+    "bare_cells": 0,
+    "observed_names": [],
+    "bare_names": [],
 }
 COUNTERS_JSON = [
-    {"reason": "admitted", "frames": 12_345, "bytes": 999, "events": 1},
-    {"reason": "bad_tag", "frames": 2, "bytes": 128, "events": 0},
-    {"reason": "replay", "frames": 0, "bytes": 0, "events": 0},
+    {
+        "reason": reason,
+        "frames": frames,
+        "bytes": size,
+        "events": events,
+        "suppressed": 0,
+        "would_drop": 0,
+    }
+    for reason, frames, size, events in (
+        ("admitted", 12_345, 999, 1),
+        ("bad_tag", 2, 128, 0),
+        ("replay", 0, 0, 0),
+    )
 ]
+NO_OTHER_COUNTERS: dict[str, object] = {
+    "leaving": [],
+    "interfaces": [],
+    "pairs": [],
+    "others": None,
+    "other_pairs": 0,
+}
+COUNTERS_HEAD = "REASON WAY FRAMES BYTES WOULD_DROP EVENTS SUPPRESSED"
 GRANT_JSON = {
     "remote": ID_HEX,
     "remote_name": "bob",
@@ -204,6 +246,7 @@ SESSION_JSON = {
     "remote": ID_HEX,
     "remote_name": "bob",
     "state": "established",
+    "origin": "handshake",
     "epoch": 3,
     "initiator": True,
     "remote_mac": MAC,
@@ -330,8 +373,10 @@ COMMANDS = [
             "cells 1 local, 3 remote",
             "sessions 2",
             "credit 4,096 (256 KiB) of 1,048,576 (64 MiB) blocks promised",
-            "INTERFACE INDEX MODE MAC MTU",
-            "veth0 7 generic 02:00:00:00:00:0a 1500",
+            "INTERFACE INDEX MODE EGRESS MAC MTU",
+            "veth0 7 generic attached 02:00:00:00:00:0a 1500",
+            "INTERFACE STATE REASON",
+            "eth9 not gated there is no such interface",
         ],
         STATUS_JSON,
         id="status",
@@ -355,6 +400,21 @@ COMMANDS = [
         id="attach-generic",
     ),
     pytest.param(
+        ["attach", "veth0", "--up"],
+        "Fabric.Attach",
+        fabric_pb2.AttachRequest(
+            interface="veth0", mode=fabric_pb2.ATTACH_MODE_NATIVE, bring_up=True
+        ),
+        WAS_UP,
+        [
+            "veth0 is gated (generic)",
+            "note: veth0 was up before, so frames may have passed undecided; to leave no such "
+            "moment, attach it while it is down, with --up",
+        ],
+        VETH0_JSON | {"was_up": True},
+        id="attach-up",
+    ),
+    pytest.param(
         ["detach", "veth0"],
         "Fabric.Detach",
         fabric_pb2.DetachRequest(interface="veth0"),
@@ -366,19 +426,24 @@ COMMANDS = [
     pytest.param(
         ["counters"],
         "Fabric.GetCounters",
-        fabric_pb2.GetCountersRequest(),
+        fabric_pb2.GetCountersRequest(interfaces=True, pairs_max=20),
         COUNTERS,
-        ["REASON FRAMES BYTES", "admitted 12,345 999", "bad_tag 2 128"],
-        {"counters": COUNTERS_JSON[:2]},
+        [COUNTERS_HEAD, "admitted in 12,345 999 0 1 0", "bad_tag in 2 128 0 0 0"],
+        {"counters": COUNTERS_JSON[:2], **NO_OTHER_COUNTERS},
         id="counters",
     ),
     pytest.param(
         ["counters", "--all"],
         "Fabric.GetCounters",
-        fabric_pb2.GetCountersRequest(),
+        fabric_pb2.GetCountersRequest(interfaces=True, pairs_max=20),
         COUNTERS,
-        ["REASON FRAMES BYTES", "admitted 12,345 999", "bad_tag 2 128", "replay 0 0"],
-        {"counters": COUNTERS_JSON},
+        [
+            COUNTERS_HEAD,
+            "admitted in 12,345 999 0 1 0",
+            "bad_tag in 2 128 0 0 0",
+            "replay in 0 0 0 0 0",
+        ],
+        {"counters": COUNTERS_JSON, **NO_OTHER_COUNTERS},
         id="counters-all",
     ),
     pytest.param(
@@ -418,9 +483,9 @@ COMMANDS = [
         cells_pb2.ListCellsRequest(),
         cells_pb2.ListCellsResponse(cells=[BOB, ALICE]),
         [
-            "NAME ID KIND CONSENT PSK INTERFACE MAC",
-            f"alice {'aa' * 16} local - - veth0 -",
-            f"bob {ID_HEX} remote standing yes - {MAC}",
+            "NAME ID KIND CONSENT POLICY PSK INTERFACE MAC",
+            f"alice {'aa' * 16} local - - - veth0 -",
+            f"bob {ID_HEX} remote standing - yes - {MAC}",
         ],
         {"cells": [ALICE_JSON, BOB_JSON]},
         id="cells-list",
@@ -451,6 +516,15 @@ COMMANDS = [
         ["bob is removed"],
         {},
         id="cells-remove",
+    ),
+    pytest.param(
+        ["cells", "policy", "bob", "--observe", "--no-bare"],
+        "Cells.SetPolicy",
+        cells_pb2.SetPolicyRequest(cell=BOB_REF, observe=True, allow_bare=False),
+        BOB,
+        ["bob: nothing is relaxed"],
+        BOB_JSON,
+        id="cells-policy",
     ),
     *(
         pytest.param(
@@ -550,8 +624,8 @@ COMMANDS = [
         sessions_pb2.ListSessionsRequest(),
         sessions_pb2.ListSessionsResponse(sessions=[SESSION]),
         [
-            "REMOTE ID STATE EPOCH FLOWS MAC SINCE",
-            f"bob 9 established 3 1 {MAC} 2023-11-14 22:13:20Z",
+            "REMOTE ID STATE ORIGIN EPOCH FLOWS MAC SINCE",
+            f"bob 9 established handshake 3 1 {MAC} 2023-11-14 22:13:20Z",
         ],
         {"sessions": [SESSION_JSON]},
         id="sessions-list",
@@ -622,6 +696,29 @@ class TestCommands:
         assert json.loads(after.stdout) == expected
         assert before.stdout == after.stdout
         assert api.requests == [(method, request_)] * 2
+
+    def test_what_is_relaxed_is_not_forgotten(self, api: FakeApi) -> None:
+        relaxed = cells_pb2.Cell()
+        relaxed.CopyFrom(BOB)
+        relaxed.observe = relaxed.allow_bare = True
+        api.replies["Cells.SetPolicy"] = api.replies["Cells.Get"] = relaxed
+        api.replies["Cells.List"] = cells_pb2.ListCellsResponse(cells=[relaxed])
+        status = fabric_pb2.Status(
+            observed_cells=20, bare_cells=1, observed_names=["alice", "bob"], bare_names=["bob"]
+        )
+        api.replies["Fabric.GetStatus"] = status
+        observed = "observe: what policy refuses is admitted"
+        assert observed in run(api, "cells", "policy", "bob", "--observe", "--bare").stdout
+        assert "observe+bare" in run(api, "cells", "list").stdout
+        assert observed in run(api, "cells", "show", "bob").stdout
+        assert squeezed(run(api, "status").stdout)[-5:] == [
+            "CELL POLICY",
+            f"alice {observed}",
+            f"bob {observed}",
+            "bob 40-byte frames are admitted, which prove nothing",
+            "and 18 more: see `assent cells list`",
+        ]
+        assert run(api, "cells", "policy", "bob").exit_code == 2
 
     @pytest.mark.parametrize(
         ("args", "method", "reply", "line"),
@@ -1183,11 +1280,12 @@ class TestErrors:
 
 
 class TestOutput:
-    def show_on_terminal(self, api: FakeApi, **env: str) -> str:
+    def show_on_terminal(self, api: FakeApi, *args: str, **env: str) -> str:
         api.replies["Cells.List"] = cells_pb2.ListCellsResponse(cells=[ALICE, BOB])
         ours, theirs = pty.openpty()
+        args = args or ("cells", "list")
         with (
-            start("--socket", str(api.socket), "cells", "list", stdout=theirs, env=env) as process,
+            start("--socket", str(api.socket), *args, stdout=theirs, env=env) as process,
             os.fdopen(ours, "rb", buffering=0),
         ):
             os.close(theirs)
@@ -1197,6 +1295,16 @@ class TestOutput:
 
     def test_colour_on_a_terminal(self, api: FakeApi) -> None:
         assert re.search(r"\x1b\[32mstanding", self.show_on_terminal(api))
+
+    def test_an_open_way_past_the_gate_is_red(self, api: FakeApi) -> None:
+        bypassed = fabric_pb2.Interface(egress=fabric_pb2.EGRESS_STATE_BYPASSED)
+        api.replies["Fabric.GetStatus"] = fabric_pb2.Status(
+            interfaces=[VETH0, bypassed], ungated=STATUS.ungated
+        )
+        shown = self.show_on_terminal(api, "status")
+        for word in ("bypassed", "not gated"):
+            assert re.search(rf"\x1b\[1;31m{word}", shown)
+        assert not re.search(r"31mattached", shown)
 
     def test_no_color_is_honoured(self, api: FakeApi) -> None:
         shown = self.show_on_terminal(api, NO_COLOR="1")
@@ -1245,6 +1353,7 @@ class TestOutput:
             "syn_rcvd",
             "established",
             "fin_wait",
+            "lost",
         ]
 
     @pytest.mark.parametrize(
@@ -1323,6 +1432,7 @@ class TestBench:
         "xdp": {"admit_ns": 97.1, "bad_tag_ns": 80.0},
         "peer": {"xdp_filter_ns": 19.0},
         "ratio": {"admit": 5.111, "bad_tag": 4.211},
+        "bloom": {"check_ns": 3.5},
         "kernel": "6.1.0",
         "repeat": 1000,
         "runs": 3,
@@ -1349,6 +1459,8 @@ class TestBench:
             "admit 97.10 5.111",
             "bad_tag 80.00 4.211",
             "xdp_filter 19.00 1.000",
+            "PART NS",
+            "a look at the bloom filter 3.50 -",
             "",
             "kernel 6.1.0, median of 3 runs of 1,000 frames",
         ]
@@ -1369,6 +1481,31 @@ class TestBench:
     def test_numbers_have_a_floor(self, asked: list[dict[str, int]]) -> None:
         assert run(None, "bench", "verdict", "--runs", "0").exit_code == 2
         assert asked == []
+
+    def test_latency(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        result = {"times": 7, "p50_ms": 1.5, "p99_ms": 3.0, "max_ms": 4.0, "call_p50_ms": 2.0}
+        monkeypatch.setattr("assent.bench.latency.measure", lambda times: result)
+        assert json.loads(run(None, "bench", "latency", "--json").stdout) == result
+        shown = squeezed(run(None, "bench", "latency", "--times", "7").stdout)
+        assert shown[0] == (
+            "first frame refused 1.5 ms in the median, 3.0 ms for 99 of 100, 4.0 ms at most"
+        )
+
+    def test_scale(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bloom = {"ns": 9.0, "words": 1024, "fill": 0.16}
+        bloom |= {"expected_rate": 0.007, "measured_rate": 0.0072, "strangers": 1_000_000}
+        result = {"cells": 2000, "few": 1000, "frames": 1000, "admit_ns": 190.0}
+        result |= {"admit_few_ns": 100.0, "copy_ns": 20.0, "ratio": 1.9, "bloom": bloom}
+        result |= {"admit_rows_ns": 120.0, "in_a_row": 16}
+        monkeypatch.setattr("assent.bench.scale.measure", lambda cells, frames: result)
+        assert json.loads(run(None, "bench", "scale", "--json").stdout) == result
+        shown = squeezed(run(None, "bench", "scale").stdout)
+        assert shown[:3] == [
+            "2,000 cells 190.0 ns a frame",
+            "1,000 cells 100.0 ns a frame",
+            "ratio 1.9",
+        ]
+        assert shown[-1] == "strangers past it 0.720% of 1,000,000 (expected 0.700%)"
 
 
 class TestVersion:

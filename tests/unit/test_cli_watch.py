@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -10,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +22,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import assent
+from assent.cli.counts import ranked
 from assent.cli.explain import _CALL_MAX
 from assent.cli.main import app
-from assent.cli.top import Row, rates
+from assent.cli.top import Row, rates, rows_of
 from assent.service.examiner import FRAMES_MAX
 from assent.v1 import cells_pb2, common_pb2, fabric_pb2, fabric_pb2_grpc
-from assent.wire.captures import read_capture
+from assent.wire.captures import VERDICT_LEN, read_capture
 from assent.wire.pcapng import PcapngWriter
 
 PACKAGE_PARENT = Path(assent.__file__).resolve().parents[1]
@@ -48,10 +49,33 @@ BAD_TAG = fabric_pb2.Event(
     payload_len=1408,
     frame_len=1486,
     head=HEAD,
+    direction=fabric_pb2.DIRECTION_ARRIVING,
+    rule="header key of session 7",
 )
 SHORT = fabric_pb2.Event(
     time_unix_ns=TIME, reason="malformed_length", frame_len=40, head=HEAD[:14], suppressed=3
 )
+
+
+RELAYED = fabric_pb2.Event(
+    time_unix_ns=TIME,
+    reason="lwf_unknown_hint",
+    interface="fab0",
+    frame_len=300,
+    lwf_source=b"\x44" * 24,
+    lwf_destination=b"\x55" * 24,
+    payload_len=100,
+    vlan=12,
+    direction=fabric_pb2.DIRECTION_LEAVING,
+)
+WOULD = fabric_pb2.Event(
+    time_unix_ns=TIME, reason="no_credit", src=LEFT, dst=RIGHT, would_drop=True, rule="a rule"
+)
+SUMMARY = fabric_pb2.WatchSummary(
+    reasons=[fabric_pb2.WatchedReason(reason="bad_tag", counted=9, told=1, suppressed=8)],
+    last=True,
+)
+SUMMARY_LINE = "bad_tag: counted 9 = told 1 + suppressed 8"
 
 
 class FakeFabric(fabric_pb2_grpc.FabricServicer):
@@ -64,16 +88,22 @@ class FakeFabric(fabric_pb2_grpc.FabricServicer):
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.lasting = False
         self.looks = 0
-        self.over = threading.Event()
+        self.summary = SUMMARY
+        self.counters_asked: list[fabric_pb2.GetCountersRequest] = []
 
-    def WatchEvents(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
-        self.watched.append(request)
+    def WatchEvents(  # noqa: N802
+        self, request_iterator: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
+        self.watched.append(next(request_iterator))
         if self.failure:
             context.abort(*self.failure)
-        context.add_callback(self.over.set)
-        yield from self.events
+        for event in self.events:
+            yield fabric_pb2.WatchEventsResponse(event=event)
         if self.lasting:
-            self.over.wait(30)
+            # Until the client ends its side, or goes.
+            with contextlib.suppress(grpc.RpcError):
+                list(request_iterator)
+        yield fabric_pb2.WatchEventsResponse(summary=self.summary)
 
     def Explain(self, request_iterator: Any, context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         taken: list[fabric_pb2.Frame] = []
@@ -110,12 +140,35 @@ class FakeFabric(fabric_pb2_grpc.FabricServicer):
 
     def GetCounters(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.looks += 1
+        self.counters_asked.append(request)
         lines = {"admitted": 1000 * self.looks, "bad_tag": 5, "replay": 0}
+        counters = [
+            fabric_pb2.Counter(reason=reason, frames=frames, bytes=100 * frames)
+            for reason, frames in lines.items()
+        ]
+        counters[1].events, counters[1].suppressed = 2, 3
+        refused = [fabric_pb2.ReasonFrames(reason="replay", frames=4)]
         return fabric_pb2.Counters(
-            counters=[
-                fabric_pb2.Counter(reason=reason, frames=frames, bytes=100 * frames)
-                for reason, frames in lines.items()
-            ]
+            counters=counters,
+            leaving=[fabric_pb2.Counter(reason="no_credit", frames=0, would_drop=6)],
+            interfaces=[
+                fabric_pb2.InterfaceCounters(),
+                fabric_pb2.InterfaceCounters(name="fab0", index=3, arriving=counters),
+            ],
+            pairs=[
+                fabric_pb2.PairCounters(
+                    remote=LEFT,
+                    local=RIGHT,
+                    local_name="right",
+                    admitted=7 * self.looks,
+                    bytes=700,
+                    dropped=4,
+                    would_drop=1,
+                    reasons=refused,
+                )
+            ],
+            others=fabric_pb2.PairCounters(admitted=1),
+            other_pairs=1200,
         )
 
 
@@ -152,7 +205,6 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         server.add_insecure_port(f"unix:{made.socket}")
         server.start()
         yield made
-        made.fabric.over.set()
         server.stop(None).wait()
 
 
@@ -201,21 +253,52 @@ class TestWatch:
         api.fabric.events = [BAD_TAG, SHORT]
         result = api.run("watch")
         assert result.exit_code == 0
-        first, second = result.stdout.splitlines()
+        first, second, closing = result.stdout.splitlines()
         assert " ".join(first.split()) == (
-            f"22:13:20.123Z bad_tag fab0 left > {'22' * 8} frame 1486 "
-            "flow 1 seq 99 payload 1408 DATA session 7"
+            f"22:13:20.123Z bad_tag fab0 in left > {'22' * 8} frame 1486 "
+            "flow 1 seq 99 payload 1408 DATA session 7 [header key of session 7]"
         )
-        assert " ".join(second.split()) == "22:13:20.123Z malformed_length - ? > ? frame 40"
+        assert " ".join(second.split()) == (
+            "22:13:20.123Z malformed_length - in ? > ? frame 40 (+3 suppressed)"
+        )
+        assert closing == SUMMARY_LINE
         assert first.index(" > ") == second.index(" > ")
         assert first.index(" frame ") == second.index(" frame ")
-        assert "missed 3 events" in result.stderr
+        assert result.stderr == ""
         assert "\x1b" not in result.stdout
+
+    def test_what_else_an_event_may_say(self, api: Api) -> None:
+        api.fabric.events = [RELAYED, WOULD]
+        api.fabric.summary = fabric_pb2.WatchSummary(last=True)
+        first, second, closing = api.run("watch").stdout.splitlines()
+        assert " ".join(first.split()) == (
+            "22:13:20.123Z lwf_unknown_hint fab0 out ? > ? frame 300 "
+            f"lwf {'44' * 8} > {'55' * 8} payload 100 vlan 12"
+        )
+        assert second.split()[1] == "would_drop:no_credit"
+        assert second.endswith("[a rule]")
+        assert closing == "nothing was counted"
+
+    def test_sums_of_one_cell(self, api: Api) -> None:
+        """They are of all cells, and that is said."""
+        api.fabric.summary = fabric_pb2.WatchSummary()
+        api.fabric.summary.CopyFrom(SUMMARY)
+        api.fabric.summary.of_all_cells = True
+        closing, remark = api.run("watch", "--cell", "left").stdout.splitlines()
+        assert closing == SUMMARY_LINE
+        assert "frames of all cells" in remark
 
     def test_lines_of_json(self, api: Api) -> None:
         api.fabric.events = [BAD_TAG, SHORT]
         result = api.run("watch", "--json")
-        first, second = (json.loads(line) for line in result.stdout.splitlines())
+        first, second, closing = (json.loads(line) for line in result.stdout.splitlines())
+        assert closing == {
+            "summary": {
+                "reasons": [{"reason": "bad_tag", "counted": 9, "told": 1, "suppressed": 8}],
+                "last": True,
+                "of_all_cells": False,
+            }
+        }
         assert first == {
             "time_unix_ns": TIME,
             "reason": "bad_tag",
@@ -232,6 +315,12 @@ class TestWatch:
             "frame_len": 1486,
             "head": HEAD.hex(),
             "suppressed": 0,
+            "direction": "arriving",
+            "would_drop": False,
+            "rule": "header key of session 7",
+            "lwf_source": "",
+            "lwf_destination": "",
+            "vlan": None,
         }
         assert (second["src"], second["suppressed"]) == (None, 3)
 
@@ -258,9 +347,12 @@ class TestWatch:
         )
 
     def test_interrupted(self, api: Api, tmp_path: Path) -> None:
+        """The rest is told, then how it adds up: this is how a watch ends."""
         code, out, err = interrupt(api, "watch", shown=tmp_path / "stdout")
-        assert (code, err) == (130, "")
-        assert "bad_tag" in out
+        assert (code, err) == (0, "")
+        event, closing = out.splitlines()
+        assert "session 7" in event
+        assert closing == SUMMARY_LINE
 
     def test_colour_on_a_terminal_for_the_reason_alone(self, api: Api) -> None:
         api.fabric.events = [BAD_TAG]
@@ -276,7 +368,7 @@ class TestWatch:
         api.fabric.events = [event]
         result = api.run("watch")
         assert "\x1b" not in result.stdout
-        assert len(result.stdout.splitlines()) == 1
+        assert len(result.stdout.splitlines()) == 2
 
 
 class TestCapture:
@@ -289,9 +381,9 @@ class TestCapture:
         buf = path.read_bytes()
         found = [(frame.data, frame.original_len) for frame in read_capture(buf)]
         assert found == [(HEAD, 1486), (HEAD[:14], 40)]
-        assert f"bad_tag: left to {'22' * 8}".encode() in buf
+        assert f"bad_tag: left to {'22' * 8} (header key of session 7)".encode() in buf
         assert b"malformed_length: ? to ?" in buf
-        assert struct.pack("<HHI", 1, 0, 78) + struct.pack("<HH", 2, 4) + b"fab0" in buf
+        assert struct.pack("<HHI", 1, 0, VERDICT_LEN) + struct.pack("<HH", 2, 4) + b"fab0" in buf
 
     def test_so_many_frames(self, api: Api, tmp_path: Path) -> None:
         api.fabric.events = [BAD_TAG] * 10
@@ -383,13 +475,14 @@ class TestExplain:
             "dst_name": "right",
             "flow": 1,
             "seq": 5,
+            "would_drop": "",
         }
         assert (second["index"], second["src_cell"], second["flow"]) == (1, None, None)
 
     def test_only_the_beginnings_are_sent(self, api: Api, tmp_path: Path) -> None:
         api.run("explain", str(self.capture(tmp_path / "x", self.OURS)))
         assert api.fabric.frames == [
-            [fabric_pb2.Frame(data=self.OURS[:78], original_len=len(self.OURS))]
+            [fabric_pb2.Frame(data=self.OURS[:VERDICT_LEN], original_len=len(self.OURS))]
         ]
 
     def test_many_frames_take_several_calls(self, api: Api, tmp_path: Path) -> None:
@@ -435,37 +528,80 @@ class TestTop:
     def test_plain_rows(self, api: Api) -> None:
         result = api.run("top", "--count", "2", "--interval", "0.05")
         assert result.exit_code == 0
-        rows = [line.split()[1:4] for line in result.stdout.splitlines()]
-        assert rows == [
-            ["admitted", "2000", "frames"],
-            ["bad_tag", "5", "frames"],
-            ["admitted", "3000", "frames"],
-            ["bad_tag", "5", "frames"],
+        rows = [
+            " ".join(line.split()[1:]).split(" frames ")[0] for line in result.stdout.splitlines()
         ]
+        assert rows[:5] == [
+            "reason admitted 2000",
+            "reason bad_tag 5",
+            "reason out: no_credit 0",
+            "interface fab0 in 2005",
+            f"cells {'11' * 8} > right 18",
+        ]
+        assert rows[5] == "cells (others) > 1,200 pairs 1"
+        assert rows[6] == "reason admitted 3000"
+        assert api.fabric.counters_asked[0].interfaces
+        assert api.fabric.counters_asked[0].pairs_max > 0
 
     def test_lines_of_json(self, api: Api) -> None:
         result = api.run("top", "--count", "1", "--interval", "0.05", "--all", "--json")
         (rows,) = (json.loads(line) for line in result.stdout.splitlines())
-        assert [row["reason"] for row in rows] == ["admitted", "bad_tag", "replay"]
+        reasons = [row["name"] for row in rows if row["kind"] == "reason"]
+        assert reasons == ["admitted", "bad_tag", "replay", "out: no_credit"]
         assert 0 < rows[0]["frames_s"] <= 1000 / 0.05
         assert rows[1]["frames_s"] == rows[2]["frames_s"] == 0
+        assert (rows[1]["dropped"], rows[1]["suppressed"], rows[3]["would_drop"]) == (5, 3, 6)
 
     def test_live_on_a_terminal(self, api: Api) -> None:
         shown = on_a_terminal(api, "top", "--count", "2", "--interval", "0.05")
         assert "FRAMES/S" in shown
         assert "3,000" in shown
+        assert "fab0 in" in shown
 
     def test_rates(self) -> None:
-        def counters(**frames: int) -> fabric_pb2.Counters:
+        def look(**frames: int) -> list[Row]:
             lines = (fabric_pb2.Counter(reason=r, frames=n, bytes=n) for r, n in frames.items())
-            return fabric_pb2.Counters(counters=lines)
+            return rows_of(fabric_pb2.Counters(counters=lines), everything=False)
 
-        before, after = (
-            counters(admitted=10, replay=9),
-            counters(admitted=20, replay=4, no_credit=1),
-        )
-        assert rates(before, after, 2.0, everything=False) == [
-            Row("admitted", 20, 20, 5.0, 5.0),
-            Row("replay", 4, 4, 2.0, 2.0),
-            Row("no_credit", 1, 1, 0.5, 0.5),
+        moved = rates(look(admitted=10, replay=9), look(admitted=20, replay=4, no_credit=1), 2.0)
+        assert moved == [
+            Row("reason", "admitted", 20, 20, 0, 0, 0, 5.0, 5.0, 0.0),
+            Row("reason", "replay", 4, 4, 4, 0, 0, 2.0, 2.0, 2.0),
+            Row("reason", "no_credit", 1, 1, 1, 0, 0, 0.5, 0.5, 0.5),
         ]
+
+
+class TestCounters:
+    def test_tables(self, api: Api) -> None:
+        result = api.run("counters", "--pairs", "3")
+        assert result.exit_code == 0
+        lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+        assert lines == [
+            "REASON WAY FRAMES BYTES WOULD_DROP EVENTS SUPPRESSED",
+            "admitted in 1,000 100,000 0 0 0",
+            "bad_tag in 5 500 0 2 3",
+            "no_credit out 0 0 6 0 0",
+            "",
+            "INTERFACE WAY ADMITTED DROPPED WOULD_DROP EVENTS SUPPRESSED REASONS",
+            "fab0 in 1,000 5 0 2 3 bad_tag 5",
+            "",
+            "REMOTE LOCAL ADMITTED BYTES DROPPED WOULD_DROP REASONS",
+            f"{'11' * 8} right 7 700 4 1 replay 4",
+            "(others) 1,200 pairs 1 0 0 0 -",
+        ]
+        assert api.fabric.counters_asked == [
+            fabric_pb2.GetCountersRequest(interfaces=True, pairs_max=3)
+        ]
+
+    def test_json(self, api: Api) -> None:
+        shown = json.loads(api.run("counters", "--json").stdout)
+        assert [line["reason"] for line in shown["counters"]] == ["admitted", "bad_tag"]
+        assert shown["pairs"][0]["reasons"] == [{"reason": "replay", "frames": 4}]
+        everything = json.loads(api.run("counters", "--json", "--all").stdout)
+        assert [line["reason"] for line in everything["counters"]][2] == "replay"
+        assert shown["other_pairs"] == 1200
+
+    def test_ranked(self) -> None:
+        assert ranked({"a": 1, "b": 3000, "c": 0}) == "b 3,000, a 1"
+        assert ranked(dict.fromkeys("abcdef", 1)).endswith(", 2 more reasons")
+        assert ranked({}) == ""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from assent.service.records import (
     StandingGrant,
     StoredPsk,
     StoredSession,
+    WantedInterface,
 )
 from assent.service.schema import MIGRATIONS, SchemaError
 from assent.service.store import Store
@@ -270,6 +272,19 @@ def test_a_hail_from_the_far_future_fits(store: Store):
     assert store.handshake(CellID(bytes(16)), home.id).newest_hail == (1 << 63) - 1
 
 
+def test_interfaces_are_wanted_until_they_are_forgotten(store: Store):
+    store.want_interface(WantedInterface("eth2", "native", up=False))
+    store.want_interface(WantedInterface("eth1.7", "generic", up=True))
+    store.want_interface(WantedInterface("eth2", "generic", up=True))
+    assert store.interfaces() == [
+        WantedInterface("eth1.7", "generic", up=True),
+        WantedInterface("eth2", "generic", up=True),
+    ]
+    assert store.forget_interface("eth2")
+    assert not store.forget_interface("eth2")
+    assert [wanted.name for wanted in store.interfaces()] == ["eth1.7"]
+
+
 def test_a_transaction_is_all_or_nothing(store: Store, path: Path):
     before = rows(path)
 
@@ -317,3 +332,21 @@ def test_a_later_version_s_file_is_refused(path: Path):
         store._db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     with pytest.raises(SchemaError, match="schema"):
         Store(path)
+
+
+def test_policy(store: Store) -> None:
+    """Nothing is relaxed unless it is said; bare frames are a matter of remote cells."""
+    home, away = local_cell(), remote_cell()
+    store.add_local(home)
+    store.add_remote(away)
+    assert store.relaxed(10) == []
+    store.set_policy(home.id, observe=True, bare=False)
+    store.set_policy(away.id, observe=False, bare=True)
+    assert store.local(home.id) == replace(home, observe=True)
+    assert store.remote(away.id) == replace(away, bare=True)
+    assert store.relaxed_counts() == (1, 1)
+    assert [cell.id for cell in store.relaxed(1)] == [store.remote(away.id).id]
+    with pytest.raises(sqlite3.IntegrityError):
+        store.set_policy(home.id, observe=True, bare=True)
+    with pytest.raises(NotFound):
+        store.set_policy(CellID(b"\x77" * 16), observe=True, bare=False)

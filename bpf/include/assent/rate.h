@@ -40,4 +40,36 @@ static __always_inline enum assent_reason assent_rate_charge(__u64 *due, __u64 n
 	return ASSENT_DROP_CONTENDED;
 }
 
+/*
+ * The lamp allowance: the same, but a frame counts by its blocks, and must fit as a whole. `burst`
+ * is the allowance in ns.
+ */
+static __always_inline enum assent_reason assent_lamp_check(const __u64 *due, __u64 now, __u32 cost,
+							    __u64 interval, __u64 burst)
+{
+	__u64 known = ASSENT_READ_ONCE(*due);
+	__u64 ahead = known > now ? known - now : 0;
+
+	return ahead + cost * interval > burst ? ASSENT_DROP_NO_LAMP : ASSENT_ADMITTED;
+}
+
+static __always_inline enum assent_reason assent_lamp_charge(__u64 *due, __u64 now, __u32 cost,
+							     __u64 interval, __u64 burst)
+{
+	__u64 known = ASSENT_READ_ONCE(*due);
+
+	for (int i = 0; i < ASSENT_RATE_TRIES; i++) {
+		__u64 base = known > now ? known : now;
+		__u64 found;
+
+		if (base - now + cost * interval > burst)
+			return ASSENT_DROP_NO_LAMP;
+		found = assent_cmpxchg(due, known, base + cost * interval);
+		if (assent_likely(found == known))
+			return ASSENT_ADMITTED;
+		known = found;
+	}
+	return ASSENT_DROP_CONTENDED;
+}
+
 #endif /* ASSENT_RATE_H */

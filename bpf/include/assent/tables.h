@@ -20,6 +20,8 @@ enum assent_session_flag {
 	ASSENT_SESSION_ALTERNATE = 0x2,   /* `alternate` holds a live header key too */
 	ASSENT_SESSION_COVENANTED = 0x4,  /* the local cell agreed to hear from the remote one */
 	ASSENT_SESSION_QUARANTINED = 0x8, /* and has suspended that */
+	ASSENT_SESSION_OBSERVED = 0x10,   /* what policy refuses is admitted, counted and told */
+	ASSENT_SESSION_BARE = 0x20, /* its 40-byte UTCP frames are admitted: no tag, no proof */
 };
 
 /*
@@ -36,18 +38,29 @@ struct assent_session {
 	struct assent_sip current; /* state after src and dst under the header key */
 	__u32 flags;               /* enum assent_session_flag */
 	__u32 flow_base;           /* slot of flow 0 in `flows`; flow f lives at flow_base + f */
-	__u32 flow_count;          /* flows 0 .. flow_count-1 may exist */
+	__u16 flow_count;          /* flows 0 .. flow_count-1 may exist */
+	__u16 payload_max;         /* bytes that a data frame may carry; 0 = what fits */
 	__u32 session_id;          /* names this session in events and in the control plane */
 	__s64 clock_offset;        /* sender's clock minus our monotonic clock, ns */
-	__u64 skew_limit;          /* ns either way; 0 = not checked */
+	__u32 skew_limit;          /* ms either way; 0 = not checked */
+	__u32 tally;               /* slot in `tallies` */
 	/* line 1: keys for moments of change */
 	struct assent_sip alternate; /* the neighbouring epoch's header key, in its grace window */
 	struct assent_sip admission; /* handshake frames: key from the pre-shared key */
-	/* line 2: written by the gate, compare-and-swap */
+	/* line 2: written by the gate, compare-and-swap; `_due` are theoretical arrival times of a
+	 * rate limit, monotonic ns */
 	__u64 handshake_newest; /* timestamp of the newest handshake frame admitted */
-	__u64 handshake_due;    /* rate limit: theoretical arrival time, monotonic ns */
-	__u64 control_due;      /* the same for flow 0 within a session */
-	__u64 reserved[5];
+	__u64 handshake_due;
+	__u64 control_due; /* flow 0 within a session */
+	__u64 lamp_due;    /* frames with LAMP, by blocks */
+	__u64 bare_due;    /* 40-byte frames */
+	__u64 bare_seen;   /* one word of a replay window, for them */
+	__u64
+	    observed_newest; /* timestamp of the newest frame admitted on a flow that is not open */
+	__u64 reserved;
+	/* line 3: the other direction, for frames that leave through the kernel's stack */
+	struct assent_sip departing;           /* state after local and remote, our header key */
+	struct assent_sip departing_admission; /* the same, for our handshake frames */
 };
 
 /*
@@ -62,9 +75,9 @@ struct assent_flow {
 	__u64 rx_granted;  /* promised to the peer; endpoint, control plane */
 	__u64 rx_spent;    /* arrived and charged; gate */
 	__u64 tx_granted;  /* promised by the peer; gate, from arriving `grant` fields */
-	__u64 tx_spent;    /* sent for the first time; endpoint */
+	__u64 tx_spent;    /* sent for the first time; endpoint, or egress for raw senders */
 	__u32 rx_highest;  /* highest seq admitted; gate */
-	__u32 tx_seq;      /* last seq used; endpoint. Survives it, so no nonce is used twice */
+	__u32 tx_seq;      /* last seq used; as tx_spent. Survives it, so no nonce is used twice */
 	__u32 rx_window;   /* blocks that rx_granted began with; control plane */
 	__u32 tx_window;   /* blocks that tx_granted began with; control plane */
 	__u32 replay_base; /* first chunk in `replay`; control plane */
@@ -89,39 +102,98 @@ struct assent_replay_chunk {
 	__u64 word[ASSENT_REPLAY_WORDS];
 };
 
-/* config[0]: what applies to all cells of the gate. Control plane writes. */
+#define ASSENT_HOMES 4
+
+/*
+ * config[0]: what applies to all cells of the gate. Control plane writes; a write stores the fields
+ * that it does not change as they were.
+ */
 struct assent_config {
-	__u64 handshake_interval; /* ns a handshake frame costs a peer */
-	__u64 handshake_burst;    /* ns that a peer may run ahead */
-	__u64 control_interval;
+	/* lines 0 and 1: read for every frame */
+	__u64 bloom;         /* see bloom.h */
+	__u64 bloom_seed[2]; /* secret; made with the gate */
+	__u64
+	    home_count; /* of the local cells; more than ASSENT_HOMES: they are in `locals` alone */
+	struct assent_cellid home[ASSENT_HOMES]; /* the local cells, where they are few */
+	__u64 lamp_interval;                     /* ns that a block under LAMP costs a sender */
+	__u64 lamp_burst;                        /* ns that a sender may run ahead */
+	__u64 handshake_interval;                /* ns a handshake frame costs a peer */
+	__u64 handshake_burst;
+	/* line 2 */
+	__u64 control_interval; /* flow 0, and bare frames */
 	__u64 control_burst;
 	__u64 event_interval; /* least ns between two events of one reason on one CPU */
+	__u64 event_reasons;  /* bit r: somebody wants to hear of reason r */
+	__u64 event_cells;    /* how many of event_cell[]; 0 = of all cells */
+	struct assent_cellid event_cell[ASSENT_HOMES]; /* only frames from or to these */
 };
 
-/* counters[reason], one per CPU. Gate writes. */
+/*
+ * interfaces[ifindex]: which block of `counters` an interface counts in. 0 = "elsewhere", shared by
+ * all that have none of their own. Control plane writes.
+ */
+
+enum assent_direction {
+	ASSENT_ARRIVING = 0,
+	ASSENT_LEAVING = 1,
+};
+
+#define ASSENT_COUNTER_STRIDE 64 /* reasons there may ever be */
+
+/*
+ * counters[(interface * 2 + direction) * ASSENT_COUNTER_STRIDE + reason], one per CPU. Gate writes.
+ * Of a refusal, events + suppressed = frames + observed.
+ */
 struct assent_counter {
 	__u64 frames;
 	__u64 bytes;
-	__u64 events;     /* of those frames, how many were reported on the event ring */
-	__u64 next_event; /* monotonic ns before which no further event is emitted */
+	__u64 observed;   /* frames that were admitted all the same: their session is observed */
+	__u64 events;     /* how many of all those were told on the event ring */
+	__u64 suppressed; /* and how many were not */
+	__u64 told;       /* `suppressed` as of the last event */
+	__u64 next_event; /* monotonic ns before which no further event is told */
+	__u64 reserved;
 };
 
-/* events: one refused frame, as the gate saw it. */
+#define ASSENT_TALLY_REASONS 30
+
+/*
+ * tallies[slot], one per CPU: verdicts on the frames of one pair. Slot 0 is shared by all that have
+ * none of their own. Gate writes.
+ */
+struct assent_tally {
+	__u64 bytes;                        /* of admitted frames */
+	__u64 observed;                     /* admitted frames that policy would have refused */
+	__u64 frames[ASSENT_TALLY_REASONS]; /* by reason */
+};
+
+#define ASSENT_EVENT_HEAD_LEN 106 /* Ethernet, one VLAN tag, and an LWF header */
+
+/* events: one frame that was refused, or would have been. */
 struct assent_event {
-	__u64 time; /* monotonic ns */
+	__u64 time;       /* monotonic ns */
+	__u64 suppressed; /* of this reason, interface and CPU, since the last event */
 	__u32 reason;
 	__u32 ifindex;
 	__u32 session_id; /* 0 where no session was found */
 	__u32 frame_len;
-	__u8 head[ASSENT_ETH_LEN + ASSENT_HEADER_LEN]; /* zero past the frame's end */
-	__u8 reserved[2];
+	__u8 direction; /* enum assent_direction */
+	__u8 observed;  /* admitted: its session is observed */
+	__u8 head_len;
+	__u8 block; /* of `counters`, that it was counted in */
+	__u8 head[ASSENT_EVENT_HEAD_LEN];
+	__u16 cpu;
 };
 
-_Static_assert(sizeof(struct assent_session) == 192, "three cache lines");
+_Static_assert(sizeof(struct assent_session) == 256, "four cache lines");
 _Static_assert(__builtin_offsetof(struct assent_session, alternate) == 64, "line 1");
 _Static_assert(__builtin_offsetof(struct assent_session, handshake_newest) == 128, "line 2");
 _Static_assert(sizeof(struct assent_flow) == 64, "one cache line");
 _Static_assert(sizeof(struct assent_replay_chunk) == 512, "eight cache lines");
-_Static_assert(sizeof(struct assent_event) == 104, "no implicit padding");
+_Static_assert(__builtin_offsetof(struct assent_session, departing) == 192, "line 3");
+_Static_assert(__builtin_offsetof(struct assent_config, control_interval) == 128, "line 2");
+_Static_assert(sizeof(struct assent_counter) == 64, "one cache line");
+_Static_assert(sizeof(struct assent_tally) == 256, "four cache lines");
+_Static_assert(sizeof(struct assent_event) == 144, "no implicit padding");
 
 #endif /* ASSENT_TABLES_H */

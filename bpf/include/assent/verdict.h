@@ -5,11 +5,15 @@
  * Stages run cheapest first, and nothing is written before every check has passed; then the frame
  * is charged and marked, and only then delivered. A stage returns ASSENT_ADMITTED to go on, or the
  * reason why the frame is refused. assent_check() only looks, assent_commit() only follows it, and
- * assent_verdict() is the one after the other.
+ * assent_verdict() is the one after the other; the same for 40-byte frames under `bare`.
+ *
+ * Where a session is observed, what breaks policy (consent, flow, size, rate, credit) is noted and
+ * goes on; what is not proven to be genuine and new is refused all the same.
  *
  * The includer supplies the tables and the clock, each a static inline function:
  *
  *   const struct assent_local *assent_find_local(const struct assent_cellid *cell);
+ *   const __u64 *assent_bloom_word(__u32 index);
  *   struct assent_session *assent_find_session(const struct assent_pair *pair);
  *   struct assent_flow *assent_flow_at(__u32 slot);
  *   struct assent_replay_chunk *assent_replay_chunk_at(__u32 index);
@@ -21,6 +25,7 @@
 #ifndef ASSENT_VERDICT_H
 #define ASSENT_VERDICT_H
 
+#include "bloom.h"
 #include "credit.h"
 #include "rate.h"
 #include "reason.h"
@@ -31,16 +36,46 @@
 
 static __always_inline const struct assent_local *
 assent_find_local(const struct assent_cellid *cell);
+static __always_inline const __u64 *assent_bloom_word(__u32 index);
 static __always_inline struct assent_session *assent_find_session(const struct assent_pair *pair);
 static __always_inline struct assent_flow *assent_flow_at(__u32 slot);
 static __always_inline struct assent_replay_chunk *assent_replay_chunk_at(__u32 index);
 static __always_inline const struct assent_config *assent_get_config(void);
 static __always_inline __u64 assent_now(void);
 
-/* What a verdict found on its way, for events and delivery. */
+/*
+ * What a verdict found on its way, for counts, events and delivery. The caller begins with zeros; a
+ * member is written once, when it is known. It is better kept in memory than returned: merged over
+ * all the ways out of a verdict, it would be written at every one of them.
+ */
 struct assent_found {
-	__u32 session_id;
-	__u32 flow;
+	const struct assent_config *config;
+	const struct assent_session *session; /* the pair's entry */
+	__u32 observed; /* enum assent_reason: why it would have been refused; 0 = it is not */
+	__u16 flow;
+	__u16 bound; /* to a data flow that an endpoint has open */
+};
+
+/*
+ * What the checks found, for the commit. Filled as far as they got: what a frame was refused before
+ * is NULL. `chunk`, `word` and `passed` serve explanations too; where nobody reads a field, the
+ * compiler leaves it out, so the gate does not pay for it.
+ */
+struct assent_checked {
+	const struct assent_config *config;
+	struct assent_session *session;
+	struct assent_flow
+	    *flow; /* NULL for handshake and bare frames, and flows that are not open */
+	struct assent_replay_chunk *chunk;
+	__u64 *slot;  /* of the replay word in `chunk` */
+	__u64 word;   /* as it was */
+	__u64 newest; /* timestamp, where those must rise: of the newest frame so far */
+	__u64 now;    /* 0 where no check has needed the time */
+	__u32 cost;   /* blocks */
+	struct assent_found *note;
+	int local;  /* the destination is a cell of this host */
+	int passed; /* the pair passed the bloom filter */
+	int handshake;
 };
 
 /* `len` counts from the header's first byte; the caller has made sure that 64 bytes are there. */
@@ -56,19 +91,90 @@ static __always_inline enum assent_reason assent_check_length(const struct assen
 
 static __always_inline enum assent_reason assent_check_flags(__u32 flags)
 {
-	if (!(flags & ASSENT_FLAG_BLOCK))
-		return ASSENT_DROP_BARE_FRAME;
 	return flags & ~(__u32)ASSENT_FLAGS_KNOWN ? ASSENT_DROP_MALFORMED_FLAGS : ASSENT_ADMITTED;
 }
 
-/* Has the destination agreed to hear from this sender, and not suspended that? */
-static __always_inline enum assent_reason assent_check_consent(__u32 session_flags)
+static __always_inline int assent_same_cell(const struct assent_cellid *a,
+					    const struct assent_cellid *b)
 {
-	if (!(session_flags & ASSENT_SESSION_COVENANTED))
-		return ASSENT_DROP_NO_COVENANT;
-	if (session_flags & ASSENT_SESSION_QUARANTINED)
-		return ASSENT_DROP_QUARANTINED;
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
+}
+
+/* Few cells are compared one by one, which is faster than a hash table. */
+static __always_inline int assent_is_local(const struct assent_config *config,
+					   const struct assent_cellid *cell)
+{
+	__u64 count = config->home_count;
+
+	if (assent_unlikely(count > ASSENT_HOMES))
+		return assent_find_local(cell) != 0;
+	for (__u32 i = 0; i < ASSENT_HOMES; i++) {
+		if (i < count && assent_same_cell(&config->home[i], cell))
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int assent_may_be_known(const struct assent_config *config,
+					       const struct assent_pair *pair)
+{
+	__u64 hash = assent_bloom_hash(pair, config->bloom_seed);
+	__u64 bits = assent_bloom_bits(hash);
+	const __u64 *word =
+	    assent_bloom_word(assent_bloom_index(ASSENT_READ_ONCE(config->bloom), hash));
+
+	return word && (ASSENT_READ_ONCE(*word) & bits) == bits;
+}
+
+/* Who is spoken to, and who speaks? */
+static __always_inline enum assent_reason assent_check_pair(const struct assent_pair *pair,
+							    struct assent_checked *found)
+{
+	found->config = assent_get_config();
+	found->note->config = found->config;
+	if (!found->config || !assent_is_local(found->config, &pair->dst))
+		return ASSENT_DROP_UNKNOWN_DESTINATION;
+	found->local = 1;
+	if (!assent_may_be_known(found->config, pair))
+		return ASSENT_DROP_UNKNOWN_SOURCE;
+	found->passed = 1;
+	found->session = assent_find_session(pair);
+	found->note->session = found->session;
+	return found->session ? ASSENT_ADMITTED : ASSENT_DROP_UNKNOWN_SOURCE;
+}
+
+/* What policy says of a frame, or what becomes of that in an observed session: noted, and on. */
+static __always_inline enum assent_reason assent_policy(enum assent_reason reason,
+							const struct assent_session *session,
+							struct assent_found *note)
+{
+	if (assent_likely(!reason) || !(session->flags & ASSENT_SESSION_OBSERVED))
+		return reason;
+	if (!note->observed)
+		note->observed = reason;
 	return ASSENT_ADMITTED;
+}
+
+/*
+ * Has the destination agreed to hear from this sender, and not suspended that? Quarantine is no
+ * policy under trial: it holds in observed sessions too.
+ */
+static __always_inline enum assent_reason assent_check_consent(const struct assent_session *session,
+							       struct assent_found *note)
+{
+	__u32 flags = session->flags;
+
+	if (assent_likely((flags & (ASSENT_SESSION_COVENANTED | ASSENT_SESSION_QUARANTINED)) ==
+			  ASSENT_SESSION_COVENANTED))
+		return ASSENT_ADMITTED;
+	if (!(flags & ASSENT_SESSION_COVENANTED)) {
+		if (!(flags & ASSENT_SESSION_OBSERVED))
+			return ASSENT_DROP_NO_COVENANT;
+		note->observed = ASSENT_DROP_NO_COVENANT;
+	}
+	return flags & ASSENT_SESSION_QUARANTINED ? ASSENT_DROP_QUARANTINED : ASSENT_ADMITTED;
 }
 
 static __always_inline enum assent_reason assent_check_tag(const struct assent_session *session,
@@ -85,30 +191,11 @@ static __always_inline enum assent_reason
 assent_check_skew(const struct assent_session *session, const struct assent_header *h, __u64 now)
 {
 	__u64 expected = now + (__u64)session->clock_offset;
-	__u64 ahead = assent_be64(h->timestamp) - expected + session->skew_limit;
+	__u64 limit = (__u64)session->skew_limit * 1000000;
+	__u64 ahead = assent_be64(h->timestamp) - expected + limit;
 
-	if (!session->skew_limit || ahead <= 2 * session->skew_limit)
-		return ASSENT_ADMITTED;
-	return ASSENT_DROP_CLOCK_SKEW;
+	return !limit || ahead <= 2 * limit ? ASSENT_ADMITTED : ASSENT_DROP_CLOCK_SKEW;
 }
-
-/*
- * What the checks found, for the commit. Filled as far as they got: what a frame was refused before
- * is NULL. `local`, `chunk` and `word` serve explanations too; where nobody reads a field, the
- * compiler leaves it out, so the gate does not pay for it.
- */
-struct assent_checked {
-	const struct assent_local *local;
-	struct assent_session *session;
-	struct assent_flow *flow; /* NULL for handshake frames */
-	struct assent_replay_chunk *chunk;
-	__u64 *slot;  /* of the replay word in `chunk` */
-	__u64 word;   /* as it was */
-	__u64 newest; /* of the session's handshake frames, as it was */
-	__u64 now;    /* 0 where no check has needed the time */
-	__u32 cost;   /* blocks */
-	int handshake;
-};
 
 /*
  * Handshake frames have no session key, clock or credit yet. Whoever knows the pre-shared key may
@@ -127,46 +214,77 @@ static __always_inline enum assent_reason assent_check_handshake(const struct as
 	return assent_be64(h->timestamp) <= found->newest ? ASSENT_DROP_REPLAY : ASSENT_ADMITTED;
 }
 
+/* The flow that a frame names, where it is open. */
+static __always_inline struct assent_flow *assent_open_flow(const struct assent_session *session,
+							    __u32 number)
+{
+	struct assent_flow *flow;
+
+	if (number >= session->flow_count)
+		return 0;
+	flow = assent_flow_at(session->flow_base + number);
+	return flow && flow->replay_len ? flow : 0;
+}
+
+static __always_inline enum assent_reason assent_check_replay(const struct assent_header *h,
+							      struct assent_checked *found)
+{
+	__u32 seq = assent_be32(h->seq);
+
+	found->chunk = assent_replay_chunk_at(assent_replay_chunk_index(found->flow, seq));
+	if (!found->chunk)
+		return ASSENT_DROP_UNKNOWN_FLOW;
+	found->slot = assent_replay_word(found->chunk, seq);
+	found->word = ASSENT_READ_ONCE(*found->slot);
+	return assent_replay_check(found->flow, found->word, seq);
+}
+
+/* A flow that is not open has no replay window: its frames are new if their timestamps rise. */
+static __always_inline enum assent_reason assent_check_rising(const struct assent_header *h,
+							      struct assent_checked *found)
+{
+	found->newest = ASSENT_READ_ONCE(found->session->observed_newest);
+	return assent_be64(h->timestamp) <= found->newest ? ASSENT_DROP_REPLAY : ASSENT_ADMITTED;
+}
+
 static __always_inline enum assent_reason
 assent_check_in_session(const struct assent_header *h, __u32 number, struct assent_checked *found)
 {
 	struct assent_session *session = found->session;
-	__u32 seq = assent_be32(h->seq);
-	struct assent_replay_chunk *chunk;
-	struct assent_flow *flow;
+	__u32 payload_len = assent_be16(h->payload_len);
 	enum assent_reason reason;
 
-	found->cost = assent_frame_cost(assent_be16(h->payload_len));
+	found->cost = assent_frame_cost(payload_len);
 	if (!(session->flags & ASSENT_SESSION_ESTABLISHED))
 		return ASSENT_DROP_NO_SESSION;
-	if (number >= session->flow_count)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-	flow = assent_flow_at(session->flow_base + number);
-	if (!flow || !flow->replay_len)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-	found->flow = flow;
+	found->flow = assent_open_flow(session, number);
+	reason = assent_policy(found->flow ? ASSENT_ADMITTED : ASSENT_DROP_UNKNOWN_FLOW, session,
+			       found->note);
+	if (reason)
+		return reason;
+	if (assent_unlikely(session->payload_max && number && payload_len > session->payload_max)) {
+		reason = assent_policy(ASSENT_DROP_OVERSIZE, session, found->note);
+		if (reason)
+			return reason;
+	}
 
 	reason = assent_check_tag(session, h);
 	if (reason)
 		return reason;
 
-	if (session->skew_limit || number == 0)
+	if (session->skew_limit || number == 0 || h->flags & assent_be16(ASSENT_FLAG_LAMP))
 		found->now = assent_now();
 	reason = assent_check_skew(session, h, found->now);
 	if (reason)
 		return reason;
 
-	chunk = assent_replay_chunk_at(assent_replay_chunk_index(flow, seq));
-	if (!chunk)
-		return ASSENT_DROP_UNKNOWN_FLOW;
-	found->chunk = chunk;
-	found->slot = assent_replay_word(chunk, seq);
-	found->word = ASSENT_READ_ONCE(*found->slot);
-	reason = assent_replay_check(flow, found->word, seq);
+	if (assent_unlikely(!found->flow))
+		return assent_check_rising(h, found);
+	reason = assent_check_replay(h, found);
 	if (reason)
 		return reason;
 	/* Control frames go to the control plane, which reads or loses them as it can. */
-	if (number && !ASSENT_READ_ONCE(flow->rx_open))
+	if (number && !ASSENT_READ_ONCE(found->flow->rx_open))
 		return ASSENT_DROP_NO_ENDPOINT;
 	return ASSENT_ADMITTED;
 }
@@ -176,26 +294,25 @@ assent_check_in_session(const struct assent_header *h, __u32 number, struct asse
  * but `found`.
  */
 static __always_inline enum assent_reason assent_check(const struct assent_header *h, __u32 len,
-						       struct assent_checked *found)
+						       struct assent_checked *found,
+						       struct assent_found *note)
 {
 	__u32 flags = assent_be16(h->flags);
 	__u32 number = assent_be16(h->flow);
 	enum assent_reason reason;
 
 	__builtin_memset(found, 0, sizeof(*found));
+	found->note = note;
 	reason = assent_check_length(h, len);
 	if (reason)
 		return reason;
-	found->local = assent_find_local(&h->pair.dst);
-	if (!found->local)
-		return ASSENT_DROP_UNKNOWN_DESTINATION;
-	found->session = assent_find_session(&h->pair);
-	if (!found->session)
-		return ASSENT_DROP_UNKNOWN_SOURCE;
+	reason = assent_check_pair(&h->pair, found);
+	if (reason)
+		return reason;
 	reason = assent_check_flags(flags);
 	if (reason)
 		return reason;
-	reason = assent_check_consent(found->session->flags);
+	reason = assent_check_consent(found->session, found->note);
 	if (reason)
 		return reason;
 	if (assent_is_handshake(number, flags))
@@ -203,75 +320,107 @@ static __always_inline enum assent_reason assent_check(const struct assent_heade
 	return assent_check_in_session(h, number, found);
 }
 
+static __always_inline int assent_is_lamp(const struct assent_header *h)
+{
+	return (h->flags & assent_be16(ASSENT_FLAG_LAMP)) != 0;
+}
+
 /*
  * What the commit would say of rate and credit if it came now. For those who must not charge: the
  * gate itself goes from the checks to the commit, whose answer is the one that counts.
  */
 static __always_inline enum assent_reason assent_afford(const struct assent_header *h,
-							const struct assent_checked *found)
+							struct assent_checked *found)
 {
-	const struct assent_config *config;
+	const struct assent_config *config = found->config;
+	struct assent_session *session = found->session;
+	enum assent_reason reason = ASSENT_ADMITTED;
 
-	/* Asked by the pointer, which a handshake leaves empty: the verifier of 6.1 follows no
-	 * other way. */
-	if (found->flow && assent_be16(h->flow) != 0)
-		return assent_credit_check(found->flow, found->cost);
-	config = assent_get_config();
-	if (!config)
+	if (!config || !session)
 		return ASSENT_DROP_RATE_LIMITED;
 	if (found->handshake)
-		return assent_rate_check(&found->session->handshake_due, assent_now(),
-					 config->handshake_burst);
-	return assent_rate_check(&found->session->control_due, found->now, config->control_burst);
+		reason = assent_rate_check(&session->handshake_due, assent_now(),
+					   config->handshake_burst);
+	else if (!found->flow)
+		reason = ASSENT_ADMITTED; /* noted as a flow that is not open */
+	else if (assent_be16(h->flow) == 0)
+		reason =
+		    assent_rate_check(&session->control_due, found->now, config->control_burst);
+	else if (assent_is_lamp(h))
+		reason = assent_lamp_check(&session->lamp_due, found->now, found->cost,
+					   config->lamp_interval, config->lamp_burst);
+	else
+		reason = assent_credit_check(found->flow, found->cost);
+	return assent_policy(reason, session, found->note);
 }
 
-static __always_inline enum assent_reason
-assent_commit_handshake(const struct assent_header *h, const struct assent_checked *found)
+/* Takes the place of the newest timestamp; of two frames that hold the same one, one does. */
+static __always_inline enum assent_reason assent_commit_rising(const struct assent_header *h,
+							       __u64 *newest, __u64 known)
 {
-	const struct assent_config *config = assent_get_config();
+	return assent_cmpxchg(newest, known, assent_be64(h->timestamp)) == known
+		   ? ASSENT_ADMITTED
+		   : ASSENT_DROP_CONTENDED;
+}
+
+static __always_inline enum assent_reason assent_commit_handshake(const struct assent_header *h,
+								  struct assent_checked *found)
+{
+	const struct assent_config *config = found->config;
 	struct assent_session *session = found->session;
 	enum assent_reason reason;
 
-	if (!config)
-		return ASSENT_DROP_RATE_LIMITED;
 	reason = assent_rate_charge(&session->handshake_due, assent_now(),
 				    config->handshake_interval, config->handshake_burst);
+	reason = assent_policy(reason, session, found->note);
 	if (reason)
 		return reason;
-	if (assent_cmpxchg(&session->handshake_newest, found->newest, assent_be64(h->timestamp)) !=
-	    found->newest)
-		return ASSENT_DROP_CONTENDED;
-	return ASSENT_ADMITTED;
+	return assent_commit_rising(h, &session->handshake_newest, found->newest);
 }
 
 static __always_inline enum assent_reason assent_commit_control(const struct assent_header *h,
-								const struct assent_checked *found)
+								struct assent_checked *found)
 {
-	const struct assent_config *config = assent_get_config();
+	const struct assent_config *config = found->config;
+	struct assent_session *session = found->session;
 	enum assent_reason reason;
 
-	if (!config)
-		return ASSENT_DROP_RATE_LIMITED;
-	reason = assent_rate_charge(&found->session->control_due, found->now,
-				    config->control_interval, config->control_burst);
+	reason = assent_rate_charge(&session->control_due, found->now, config->control_interval,
+				    config->control_burst);
+	reason = assent_policy(reason, session, found->note);
 	if (reason)
 		return reason;
 	return assent_replay_commit(found->flow, found->slot, found->word, assent_be32(h->seq));
 }
 
+/* A data frame's room: from the sender's lamp allowance under LAMP, else from its credit. */
+static __always_inline enum assent_reason assent_charge(const struct assent_header *h,
+							struct assent_checked *found)
+{
+	const struct assent_config *config = found->config;
+
+	if (assent_unlikely(assent_is_lamp(h)))
+		return assent_lamp_charge(&found->session->lamp_due, found->now, found->cost,
+					  config->lamp_interval, config->lamp_burst);
+	return assent_credit_charge(found->flow, found->cost);
+}
+
 static __always_inline enum assent_reason assent_commit_data(const struct assent_header *h,
-							     const struct assent_checked *found)
+							     struct assent_checked *found)
 {
 	struct assent_flow *flow = found->flow;
-	enum assent_reason reason;
+	enum assent_reason charged, reason;
 	__u64 granted;
 
-	reason = assent_credit_charge(flow, found->cost);
+	charged = assent_charge(h, found);
+	reason = assent_policy(charged, found->session, found->note);
 	if (reason)
 		return reason;
 	reason = assent_replay_commit(flow, found->slot, found->word, assent_be32(h->seq));
 	if (assent_unlikely(reason)) {
-		assent_credit_refund(flow, found->cost);
+		/* A lamp's allowance comes back by itself. */
+		if (!charged && !assent_is_lamp(h))
+			assent_credit_refund(flow, found->cost);
 		return reason;
 	}
 	granted = assent_grant_read(ASSENT_READ_ONCE(flow->tx_granted), assent_be16(h->grant),
@@ -285,25 +434,118 @@ static __always_inline enum assent_reason assent_commit_data(const struct assent
  * after assent_check() has admitted the same frame.
  */
 static __always_inline enum assent_reason assent_commit(const struct assent_header *h,
-							const struct assent_checked *found)
+							struct assent_checked *found)
 {
 	if (found->handshake)
 		return assent_commit_handshake(h, found);
+	if (assent_unlikely(!found->flow))
+		return assent_commit_rising(h, &found->session->observed_newest, found->newest);
 	if (assent_be16(h->flow) == 0)
 		return assent_commit_control(h, found);
 	return assent_commit_data(h, found);
 }
 
 static __always_inline enum assent_reason assent_verdict(const struct assent_header *h, __u32 len,
-							 struct assent_found *found)
+							 struct assent_found *note)
 {
-	struct assent_checked checked;
+	struct assent_checked found;
 	enum assent_reason reason;
 
-	reason = assent_check(h, len, &checked);
-	found->session_id = checked.session ? checked.session->session_id : 0;
-	found->flow = assent_be16(h->flow);
-	return reason ? reason : assent_commit(h, &checked);
+	reason = assent_check(h, len, &found, note);
+	if (reason)
+		return reason;
+	reason = assent_commit(h, &found);
+	if (reason)
+		return reason;
+	note->flow = assent_be16(h->flow);
+	note->bound = note->flow && found.flow;
+	return ASSENT_ADMITTED;
+}
+
+static __always_inline enum assent_reason assent_check_bare_form(const struct assent_bare *bare,
+								 __u32 len)
+{
+	__u32 needed = ASSENT_BARE_LEN + assent_be16(bare->payload_len);
+
+	if (len != needed && !(len == ASSENT_ETH_LEAST_PAYLOAD && needed < len))
+		return ASSENT_DROP_MALFORMED_LENGTH;
+	return assent_be16(bare->flags) & ~(__u32)ASSENT_BARE_FLAGS ? ASSENT_DROP_MALFORMED_FLAGS
+								    : ASSENT_ADMITTED;
+}
+
+/*
+ * A frame without BLOCK. Where its sender's entry does not allow it, that is all there is to say;
+ * where it does, the frame is bounded in rate and admitted once, as far as a number that anybody
+ * could write says so. It never touches a session's own books.
+ */
+static __always_inline enum assent_reason assent_check_bare(const struct assent_bare *bare,
+							    __u32 len, struct assent_checked *found,
+							    struct assent_found *note)
+{
+	__u32 seq = assent_be32(bare->seq);
+	enum assent_reason reason;
+
+	__builtin_memset(found, 0, sizeof(*found));
+	found->note = note;
+	reason = assent_check_pair(&bare->pair, found);
+	if (reason)
+		return reason;
+	if (!(found->session->flags & ASSENT_SESSION_BARE))
+		return ASSENT_DROP_BARE_FRAME;
+	reason = assent_check_bare_form(bare, len);
+	if (reason)
+		return reason;
+	reason = assent_check_consent(found->session, found->note);
+	if (reason)
+		return reason;
+	found->now = assent_now();
+	found->word = ASSENT_READ_ONCE(found->session->bare_seen);
+	return assent_replay_mark(found->word, seq) == found->word ? ASSENT_DROP_REPLAY
+								   : ASSENT_ADMITTED;
+}
+
+static __always_inline enum assent_reason assent_commit_bare(const struct assent_bare *bare,
+							     struct assent_checked *found)
+{
+	const struct assent_config *config = found->config;
+	struct assent_session *session = found->session;
+	__u64 marked = assent_replay_mark(found->word, assent_be32(bare->seq));
+	enum assent_reason reason;
+
+	reason = assent_rate_charge(&session->bare_due, found->now, config->control_interval,
+				    config->control_burst);
+	reason = assent_policy(reason, session, found->note);
+	if (reason)
+		return reason;
+	return assent_cmpxchg(&session->bare_seen, found->word, marked) == found->word
+		   ? ASSENT_ADMITTED
+		   : ASSENT_DROP_CONTENDED;
+}
+
+static __always_inline enum assent_reason assent_verdict_bare(const struct assent_bare *bare,
+							      __u32 len, struct assent_found *note)
+{
+	struct assent_checked found;
+	enum assent_reason reason;
+
+	reason = assent_check_bare(bare, len, &found, note);
+	return reason ? reason : assent_commit_bare(bare, &found);
+}
+
+/* The header at `start`, whichever of the two it is. */
+static __always_inline enum assent_reason assent_judge(const void *start, const void *end,
+						       struct assent_found *note)
+{
+	const struct assent_bare *bare = start;
+	const struct assent_header *h = start;
+
+	if ((const void *)(bare + 1) > end)
+		return ASSENT_DROP_MALFORMED_LENGTH;
+	if (assent_unlikely(!(bare->flags & assent_be16(ASSENT_FLAG_BLOCK))))
+		return assent_verdict_bare(bare, (__u32)(end - start), note);
+	if ((const void *)(h + 1) > end)
+		return ASSENT_DROP_MALFORMED_LENGTH;
+	return assent_verdict(h, (__u32)(end - start), note);
 }
 
 #endif /* ASSENT_VERDICT_H */

@@ -12,10 +12,15 @@
 #include "types.h"
 
 #define ASSENT_ETHERTYPE 0x88B5
+#define ASSENT_LWF_ETHERTYPE 0x4C57
+#define ASSENT_VLAN_ETHERTYPE 0x8100   /* IEEE 802.1Q */
+#define ASSENT_S_VLAN_ETHERTYPE 0x88A8 /* IEEE 802.1ad */
 #define ASSENT_ETH_LEN 14
+#define ASSENT_VLAN_LEN 4
 #define ASSENT_BLOCK_LEN 64
 #define ASSENT_CELLID_LEN 16
 #define ASSENT_HEADER_LEN 64
+#define ASSENT_BARE_LEN 40
 #define ASSENT_SIGNED_LEN 56 /* header bytes under the tag */
 #define ASSENT_AEAD_TAG_LEN 16
 
@@ -57,6 +62,22 @@ struct assent_header {
 	__u64 tag;         /* SipHash-2-4 over bytes 0..55, little-endian */
 };
 
+/*
+ * The frame of a host that speaks UTCP alone: the same first 40 bytes, BLOCK not set, then the
+ * payload, padded to Ethernet's least frame and no further. Nothing in it is proof of its sender.
+ */
+struct assent_bare {
+	struct assent_pair pair;
+	__u32 seq;
+	__u16 flags;
+	__u16 payload_len;
+};
+
+#define ASSENT_BARE_FLAGS                                                                          \
+	(ASSENT_FLAG_SYN | ASSENT_FLAG_ACK | ASSENT_FLAG_FIN | ASSENT_FLAG_DATA | ASSENT_FLAG_NACK)
+#define ASSENT_ETH_LEAST_PAYLOAD 46
+
+_Static_assert(sizeof(struct assent_bare) == ASSENT_BARE_LEN, "the header's UTCP part");
 _Static_assert(sizeof(struct assent_header) == ASSENT_HEADER_LEN, "header is one block");
 _Static_assert(__builtin_offsetof(struct assent_header, seq) == 32, "seq");
 _Static_assert(__builtin_offsetof(struct assent_header, flags) == 36, "flags");

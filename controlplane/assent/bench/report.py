@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assent.bench import bloom, install, latency, scale
+
 # Ratios to the peer that the project wants of its gate, at most.
 GOALS = {"admit": 5.5, "unknown_dst": 1.3, "pass_ipv4": 0.7}
 
@@ -21,8 +23,8 @@ def processor() -> str:
     return platform.machine()
 
 
-def markdown(verdict: Mapping[str, Any]) -> str:
-    """A page of what `assent.bench.verdict.measure` returned."""
+def markdown(verdict: Mapping[str, Any], *sections: list[str]) -> str:
+    """A page of what `assent.bench.verdict.measure` returned, and of further sections' lines."""
     lines = [
         "# Measurements",
         "",
@@ -40,4 +42,62 @@ def markdown(verdict: Mapping[str, Any]) -> str:
     lines += [
         f"| {name.removesuffix('_ns')} | {ns} | 1 | |" for name, ns in verdict["peer"].items()
     ]
+    lines += [
+        f"| a look at the bloom filter | {verdict['bloom']['check_ns']} | | "
+        f"at most {bloom.GOAL_NS:g} ns |"
+    ]
+    for section in sections:
+        lines += ["", *section]
     return "\n".join([*lines, ""])
+
+
+def latency_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.latency.measure` returned."""
+    return [
+        f"From the call that quarantines a cell to the first frame refused for it: "
+        f"{result['times']} calls to a daemon.",
+        "",
+        "| quarantine | ms | wanted |",
+        "|---|---|---|",
+        f"| median | {result['p50_ms']} | |",
+        f"| 99 of 100 | {result['p99_ms']} | at most {latency.GOAL_MS:g} |",
+        f"| longest | {result['max_ms']} | |",
+    ]
+
+
+def scale_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.scale.measure` returned."""
+    filter_ = result["bloom"]
+    return [
+        f"Frames of random cells, each admitted once ({result['frames']:,} of them; the copy of "
+        f"their headers, {result['copy_ns']} ns, is part of either figure).",
+        "",
+        "| cells in session | ns | ratio | wanted |",
+        "|---|---|---|---|",
+        f"| {result['few']:,} | {result['admit_few_ns']} | 1 | |",
+        f"| {result['cells']:,} | {result['admit_ns']} | {result['ratio']} | "
+        f"at most {scale.GOAL:g} |",
+        f"| {result['cells']:,}, {result['in_a_row']} frames in a row | {result['admit_rows_ns']} "
+        f"| {result['admit_rows_ns'] / result['admit_few_ns']:.2f} | |",
+        "",
+        f"Bloom filter of {result['cells']:,} pairs: {filter_['ns']} ns, "
+        f"{filter_['fill']:.1%} of its bits set; of {filter_['strangers']:,} strangers "
+        f"{filter_['measured_rate']:.2%} got past it (by its bits, "
+        f"{filter_['expected_rate']:.2%}).",
+    ]
+
+
+def install_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.install.measure` returned."""
+    api, maps = result["api"], result["maps"]
+    return [
+        f"{result['cells']:,} cells with a live session each. The daemon's memory: "
+        f"{api['memory_mib']} MiB, {api['memory_before_mib']} MiB before.",
+        "",
+        "| installed | s | of that CPU | cells a second | wanted for 100,000 |",
+        "|---|---|---|---|---|",
+        f"| over the API | {api['seconds']} | {api['cpu_seconds']} | "
+        f"{api['cells_per_second']:,} | at most {install.GOAL_API_S:g} s |",
+        f"| into the maps alone | {maps['seconds']} | {maps['cpu_seconds']} | "
+        f"{maps['cells_per_second']:,} | at most {install.GOAL_MAPS_S:g} s |",
+    ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from assent.bench import bloom
 from assent.dataplane.btf import Btf
 from assent.dataplane.libbpf import Object, Program
 from assent.dataplane.objects import packaged
@@ -91,7 +92,6 @@ def _fill(tables: Tables) -> SessionEntry:
     tables.config.write(GateConfig())
     tables.locals.put(_LOCAL, 0)
     for number in range(1, OTHERS + 1):
-        tables.locals.put(_cell(2, number), number)
         tables.sessions.provision(_cell(1, number), _LOCAL, _KEY, covenanted=True)
     tables.sessions.provision(_REMOTE, _LOCAL, _KEY, covenanted=True)
     session = tables.sessions.install(
@@ -189,8 +189,8 @@ def measure(repeat: int = REPEAT, runs: int = RUNS) -> dict[str, Any]:
 
     Returns:
         {"xdp": {"admit_ns": ..., ...}, "peer": {"xdp_filter_ns": ...}, "ratio": {"admit": ...,
-        ...}, "kernel": its release, "repeat": ..., "runs": ...}. A ratio above 1 = slower than the
-        peer.
+        ...}, "bloom": {"check_ns": ...}, "kernel": its release, "repeat": ..., "runs": ...}. A
+        ratio above 1 = slower than the peer.
 
     Raises:
         NotFound: xdp-filter's objects are not installed.
@@ -224,6 +224,7 @@ def measure(repeat: int = REPEAT, runs: int = RUNS) -> dict[str, Any]:
         "xdp": {f"{name}_ns": round(value, 2) for name, value in figures.items()},
         "peer": {f"{_PEER}_ns": round(peer_ns, 2)},
         "ratio": {name: round(value, 3) for name, value in ratios.items()},
+        "bloom": {"check_ns": round(bloom.cost(repeat, runs, OTHERS), 2)},
         "kernel": os.uname().release,
         "repeat": repeat,
         "runs": runs,

@@ -18,6 +18,9 @@ def register(root: typer.Typer) -> None:
     # Typer makes a group of one command that command, unless the group has a function of its own.
     noun.callback()(_group)
     noun.command()(verdict)
+    noun.command()(latency)
+    noun.command()(scale)
+    noun.command()(install)
     noun.command("all")(all_)
     root.add_typer(noun, name="bench")
 
@@ -43,15 +46,75 @@ def verdict(
         _show(result)
 
 
+def latency(
+    ctx: typer.Context,
+    times: Annotated[int | None, typer.Option(min=1, help="Calls; 300 if left out.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure from the call that quarantines a cell to the first frame refused for it."""
+    from assent.bench.latency import TIMES, measure
+    from assent.cli import render
+
+    result = measure(times=times or TIMES)
+    if wants_json(ctx, json):
+        render.print_json(result)
+    else:
+        _show_latency(result)
+
+
+def scale(
+    ctx: typer.Context,
+    cells: Annotated[
+        int | None, typer.Option(min=1, help="In session; a million if left out.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=10, help="Of random cells; a million if left out.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure frames of random cells among a million, beside the same among a thousand."""
+    from assent.bench.scale import CELLS, FRAMES, measure
+    from assent.cli import render
+
+    result = measure(cells=cells or CELLS, frames=frames or FRAMES)
+    if wants_json(ctx, json):
+        render.print_json(result)
+    else:
+        _show_scale(result)
+
+
+def install(
+    ctx: typer.Context,
+    cells: Annotated[
+        int | None, typer.Option(min=1, help="With a live session each; 100,000 if left out.")
+    ] = None,
+    psks: Annotated[bool, typer.Option("--psks", help="Each with a pre-shared key too.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Measure how long installing cells with sessions takes, by the API and in the maps alone."""
+    from assent.bench.install import CELLS, measure
+    from assent.cli import render
+
+    result = measure(cells or CELLS, with_psks=psks)
+    if wants_json(ctx, json):
+        render.print_json(result)
+    else:
+        _show_install(result)
+
+
 def all_(
     output: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")],
 ) -> None:
     """Measure everything and write a table with the machine and the kernel in it."""
-    from assent.bench.report import markdown
-    from assent.bench.verdict import measure
+    from assent.bench import install, latency, report, scale, verdict
     from assent.cli import render
 
-    table = markdown(measure())
+    table = report.markdown(
+        verdict.measure(),
+        report.latency_section(latency.measure()),
+        report.scale_section(scale.measure()),
+        report.install_section(install.measure()),
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(table)
     print(table)
@@ -60,6 +123,52 @@ def all_(
 
 def _group() -> None:
     """Measurements on this host."""
+
+
+def _show_latency(result: Mapping[str, Any]) -> None:
+    from assent.cli import render
+
+    render.fields(
+        {
+            "first frame refused": f"{result['p50_ms']} ms in the median, "
+            f"{result['p99_ms']} ms for 99 of 100, {result['max_ms']} ms at most",
+            "call answered": f"{result['call_p50_ms']} ms in the median",
+            "calls": result["times"],
+        }
+    )
+
+
+def _show_scale(result: Mapping[str, Any]) -> None:
+    from assent.cli import render
+
+    bloom = result["bloom"]
+    render.fields(
+        {
+            f"{result['cells']:,} cells": f"{result['admit_ns']} ns a frame",
+            f"{result['few']:,} cells": f"{result['admit_few_ns']} ns a frame",
+            "ratio": result["ratio"],
+            f"{result['in_a_row']} frames in a row": f"{result['admit_rows_ns']} ns a frame",
+            "of that, the bench itself": f"{result['copy_ns']} ns",
+            "bloom filter": f"{bloom['ns']} ns, {bloom['words']:,} words, "
+            f"{bloom['fill']:.1%} of its bits set",
+            "strangers past it": f"{bloom['measured_rate']:.3%} of {bloom['strangers']:,} "
+            f"(expected {bloom['expected_rate']:.3%})",
+        }
+    )
+
+
+def _show_install(result: Mapping[str, Any]) -> None:
+    from assent.cli import render
+
+    api = result["api"]
+    ways = (("over the API", api), ("into the maps", result["maps"]))
+    rows: dict[str, object] = {
+        name: f"{one['seconds']} s, of which CPU {one['cpu_seconds']} s; "
+        f"{one['cells_per_second']:,} cells a second"
+        for name, one in ways
+    }
+    memory = f"{api['memory_mib']} MiB, {api['memory_before_mib']} MiB before"
+    render.fields({"cells": result["cells"], **rows, "daemon": memory})
 
 
 def _show(result: Mapping[str, Any]) -> None:
@@ -75,6 +184,8 @@ def _show(result: Mapping[str, Any]) -> None:
         for name, value in result["peer"].items()
     ]
     render.table(("VERDICT", "NS", "RATIO"), rows, empty="nothing was measured")
+    rows = [("a look at the bloom filter", f"{result['bloom']['check_ns']:.2f}", "")]
+    render.table(("PART", "NS", ""), rows, empty="")
     render.line("")
     render.line(
         f"kernel {result['kernel']}, median of {result['runs']} runs of {result['repeat']:,} frames"

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from assent.cli import cells_bulk
+from assent.cli import public_key as public_keys
 from assent.cli.context import JsonFlag, cell_ref, connect, wants_json
 from assent.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from assent.v1.cells_pb2 import Cell, CreateRemoteRequest
 
-_PUBLIC_KEY_LEN = 32
 # An export is some 250 bytes; whatever is much longer is not one.
 _EXPORT_MAX_BYTES = 65_536
 
@@ -48,7 +49,9 @@ def register(root: typer.Typer) -> None:
     noun.command()(show)
     noun.command()(remove)
     noun.command()(consent)
+    noun.command()(policy)
     noun.command()(export)
+    cells_bulk.register(noun)
     root.add_typer(noun, name="cells")
 
 
@@ -118,6 +121,7 @@ def list_cells(ctx: typer.Context, json: JsonFlag = False) -> None:
             cell.id.value.hex(),
             "local" if cell.local else "remote",
             _shown_consent(cell),
+            _policy_mark(cell),
             None if cell.local else cell.has_psk,
             cell.interface,
             cell.mac,
@@ -128,7 +132,7 @@ def list_cells(ctx: typer.Context, json: JsonFlag = False) -> None:
         wants_json(ctx, json),
         ListCellsResponse(cells=cells),
         lambda: render.table(
-            ("NAME", "ID", "KIND", "CONSENT", "PSK", "INTERFACE", "MAC"),
+            ("NAME", "ID", "KIND", "CONSENT", "POLICY", "PSK", "INTERFACE", "MAC"),
             rows,
             empty="no cells yet: see `assent cells create --help`",
         ),
@@ -151,6 +155,10 @@ def show(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
         rows["interface"] = cell.interface
     else:
         rows |= {"consent": _shown_consent(cell), "psk": cell.has_psk}
+    if cell.observe:
+        rows["observe"] = render.OBSERVED
+    if cell.allow_bare:
+        rows["bare frames"] = render.BARE
     render.emit(wants_json(ctx, json), cell, lambda: render.fields(rows))
 
 
@@ -175,6 +183,40 @@ def consent(
     with connect(ctx) as client:
         cell = client.cells.SetConsent(request)
     said = f"{cell.name}: consent is {_shown_consent(cell)}"
+    render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
+
+
+def policy(
+    ctx: typer.Context,
+    name: CellName,
+    observe: Annotated[
+        bool | None,
+        typer.Option(
+            "--observe/--no-observe",
+            help="Admit what policy refuses of its frames; count and tell it as would_drop.",
+        ),
+    ] = None,
+    bare: Annotated[
+        bool | None,
+        typer.Option(
+            "--bare/--no-bare", help="Admit its 40-byte frames, which prove nothing. Remote cells."
+        ),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Relax policy for one cell, for a trial or for an old peer, or end that.
+
+    Quarantine, proof of origin and replays are never relaxed.
+    """
+    from assent.cli import render
+    from assent.v1.cells_pb2 import SetPolicyRequest
+
+    if observe is None and bare is None:
+        raise InvalidArgument("--observe, --bare", "say at least one of them, or its --no- form")
+    request = SetPolicyRequest(cell=cell_ref(name), observe=observe, allow_bare=bare)
+    with connect(ctx) as client:
+        cell = client.cells.SetPolicy(request)
+    said = f"{cell.name}: {_shown_policy(cell) or 'nothing is relaxed'}"
     render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
 
 
@@ -209,6 +251,18 @@ def _shown_consent(cell: Cell) -> str | None:
     return render.enum_name(Consent.DESCRIPTOR, cell.consent)
 
 
+def _shown_policy(cell: Cell) -> str:
+    from assent.cli import render
+
+    said = [render.OBSERVED] * cell.observe + [f"bare: {render.BARE}"] * cell.allow_bare
+    return "; ".join(said)
+
+
+def _policy_mark(cell: Cell) -> str | None:
+    """A word that the table colours."""
+    return "+".join(["observe"] * cell.observe + ["bare"] * cell.allow_bare) or None
+
+
 def _typed(name: str | None, public_key: str | None) -> CreateRemoteRequest:
     from assent.v1.cells_pb2 import CreateRemoteRequest
 
@@ -216,28 +270,7 @@ def _typed(name: str | None, public_key: str | None) -> CreateRemoteRequest:
         raise InvalidArgument("NAME", "is missing, and there is no --from")
     if public_key is None:
         raise InvalidArgument("--public-key", "is missing, and there is no --from")
-    return CreateRemoteRequest(name=name, public_key=_read_public_key(public_key))
-
-
-def _read_public_key(text: str) -> bytes:
-    """Reads a public key as it was typed, or the file that `@` names: hexadecimal or raw."""
-    if text.startswith("@"):
-        with Path(text[1:]).open("rb") as file:
-            data = file.read(1024)
-        if len(data) == _PUBLIC_KEY_LEN:
-            return data
-        text = data.decode("ascii", "replace")
-    return _parse_public_key("--public-key", text)
-
-
-def _parse_public_key(field: str, text: str) -> bytes:
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        key = b""
-    if len(key) != _PUBLIC_KEY_LEN:
-        raise InvalidArgument(field, "needs 64 hexadecimal digits, or @ and a file that has them")
-    return key
+    return CreateRemoteRequest(name=name, public_key=public_keys.read("--public-key", public_key))
 
 
 def _imported(source: str) -> CreateRemoteRequest:
@@ -255,7 +288,7 @@ def _imported(source: str) -> CreateRemoteRequest:
         exported = None
     if not isinstance(exported, dict):
         raise InvalidArgument("--from", "is not a line that `assent cells export` has printed")
-    public_key = _parse_public_key("public_key", _text(exported, "public_key"))
+    public_key = public_keys.parse("public_key", _text(exported, "public_key"))
     _check_id(_text(exported, "id", ""), public_key)
     return CreateRemoteRequest(
         name=_text(exported, "name"), public_key=public_key, mac=_text(exported, "mac", "")

@@ -57,7 +57,7 @@ def _frames(file: Path) -> list[Frame]:
     """
     from assent.cli.failure import CommandError
     from assent.v1.fabric_pb2 import Frame
-    from assent.wire.captures import HEAD_LEN, CaptureError, read_capture
+    from assent.wire.captures import VERDICT_LEN, CaptureError, read_capture
 
     try:
         with file.open("rb") as opened:
@@ -66,7 +66,7 @@ def _frames(file: Path) -> list[Frame]:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as buf:
                 # mmap slices into bytes, and nothing of a file is read but its frames' beginnings.
                 return [
-                    Frame(data=frame.data[:HEAD_LEN], original_len=frame.original_len)
+                    Frame(data=frame.data[:VERDICT_LEN], original_len=frame.original_len)
                     for frame in read_capture(buf)  # type: ignore[arg-type]
                 ]
     except CaptureError as error:
@@ -103,6 +103,8 @@ def _show(each: Explanation) -> None:
         said += f", {source} > {destination}, flow {each.flow}, seq {each.seq}"
     else:
         said += f", ethertype {each.ethertype:#06x}" if each.ethertype else ", no ethertype"
+    if each.would_drop:
+        said += f", would_drop: {each.would_drop}"
     render.line(said)
     for entry in each.consulted:
         print(f"    {one_line(f'{entry.map}[{entry.key}]: {entry.says or _absent(entry)}')}")

@@ -13,7 +13,7 @@ from assent.cli.context import JsonFlag, connect, wants_json
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from assent.v1.fabric_pb2 import Interface, Status
+    from assent.v1.fabric_pb2 import Counters, Interface, Status, UngatedInterface
 
 
 class Mode(StrEnum):
@@ -45,19 +45,19 @@ def attach(
     mode: Annotated[
         Mode, typer.Option(help="In the driver, or in the stack where a driver has no XDP.")
     ] = Mode.NATIVE,
+    up: Annotated[
+        bool, typer.Option("--up", help="Set the interface up, but not before it is gated.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Gate an interface."""
+    """Gate an interface, now and whenever it comes back."""
     from assent.cli import render
     from assent.v1.fabric_pb2 import AttachRequest
 
-    request = AttachRequest(interface=interface, mode=f"ATTACH_MODE_{mode.name}")
+    request = AttachRequest(interface=interface, mode=f"ATTACH_MODE_{mode.name}", bring_up=up)
     with connect(ctx) as client:
         reply = client.fabric.Attach(request)
-    shown = _mode(reply)
-    render.emit(
-        wants_json(ctx, json), reply, lambda: render.line(f"{reply.name} is gated ({shown})")
-    )
+    render.emit(wants_json(ctx, json), reply, lambda: _show_attached(reply))
 
 
 def detach(
@@ -65,7 +65,7 @@ def detach(
     interface: Annotated[str, typer.Argument(metavar="IFACE")],
     json: JsonFlag = False,
 ) -> None:
-    """Take the gate off an interface: from then on nothing is decided there."""
+    """Take the gate off an interface, for good: from then on nothing is decided there."""
     from assent.cli import render
     from assent.v1.fabric_pb2 import DetachRequest
 
@@ -81,24 +81,76 @@ def counters(
     everything: Annotated[
         bool, typer.Option("--all", help="Also reasons that have not occurred.")
     ] = False,
+    pairs: Annotated[
+        int, typer.Option(min=0, max=10_000, metavar="N", help="So many of the busiest pairs.")
+    ] = 20,
     json: JsonFlag = False,
 ) -> None:
-    """Show what the gate has decided, by reason."""
+    """Show what the gate has decided: by reason, by interface, and for the busiest pairs."""
     from assent.cli import render
-    from assent.v1.fabric_pb2 import Counters, GetCountersRequest
+    from assent.cli.counts import occurred
+    from assent.v1.fabric_pb2 import GetCountersRequest
 
     with connect(ctx) as client:
-        reply = client.fabric.GetCounters(GetCountersRequest())
-    shown = Counters(counters=[line for line in reply.counters if everything or line.frames])
-    render.emit(
-        wants_json(ctx, json),
-        shown,
-        lambda: render.table(
-            ("REASON", "FRAMES", "BYTES"),
-            [(line.reason, line.frames, line.bytes) for line in shown.counters],
-            empty="the gate has not seen a frame yet",
-        ),
+        reply = client.fabric.GetCounters(GetCountersRequest(interfaces=True, pairs_max=pairs))
+    if not everything:
+        tables = [reply.counters, reply.leaving]
+        for interface in reply.interfaces:
+            tables += [interface.arriving, interface.leaving]
+        for lines in tables:
+            kept = [line for line in lines if occurred(line)]
+            del lines[:]
+            lines.extend(kept)
+    render.emit(wants_json(ctx, json), reply, lambda: _show_counters(reply))
+
+
+def _show_counters(reply: Counters) -> None:
+    from assent.cli import render
+    from assent.cli.counts import by_interface, by_pair, pair_reasons
+
+    directions = (("in", reply.counters), ("out", reply.leaving))
+    render.table(
+        ("REASON", "WAY", "FRAMES", "BYTES", "WOULD_DROP", "EVENTS", "SUPPRESSED"),
+        [
+            (
+                line.reason,
+                way,
+                line.frames,
+                line.bytes,
+                line.would_drop,
+                line.events,
+                line.suppressed,
+            )
+            for way, lines in directions
+            for line in lines
+        ],
+        empty="the gate has not seen a frame yet",
     )
+    interfaces = [
+        (name, way, at.admitted, at.dropped, at.would_drop, at.events, at.suppressed, at.reasons)
+        for name, way, at in by_interface(reply)
+    ]
+    if interfaces:
+        render.line("")
+        render.table(
+            (
+                *("INTERFACE", "WAY", "ADMITTED", "DROPPED"),
+                *("WOULD_DROP", "EVENTS", "SUPPRESSED", "REASONS"),
+            ),
+            interfaces,
+            empty="",
+        )
+    pairs = [
+        (remote, local, at.admitted, at.bytes, at.dropped, at.would_drop, pair_reasons(at))
+        for remote, local, at in by_pair(reply)
+    ]
+    if pairs:
+        render.line("")
+        render.table(
+            ("REMOTE", "LOCAL", "ADMITTED", "BYTES", "DROPPED", "WOULD_DROP", "REASONS"),
+            pairs,
+            empty="",
+        )
 
 
 def _show_status(status: Status) -> None:
@@ -122,19 +174,68 @@ def _show_status(status: Status) -> None:
     )
     render.line("")
     _show_interfaces(status.interfaces)
+    _show_ungated(status.ungated)
+    _show_relaxed(status)
 
 
 def _show_interfaces(interfaces: Iterable[Interface]) -> None:
     from assent.cli import render
 
     render.table(
-        ("INTERFACE", "INDEX", "MODE", "MAC", "MTU"),
-        [(each.name, str(each.index), _mode(each), each.mac, str(each.mtu)) for each in interfaces],
+        ("INTERFACE", "INDEX", "MODE", "EGRESS", "MAC", "MTU"),
+        [
+            (each.name, str(each.index), _mode(each), _egress(each), each.mac, str(each.mtu))
+            for each in interfaces
+        ],
         empty="no interface is gated: see `assent attach --help`",
     )
 
 
-def _mode(interface: Interface) -> str | None:
+def _show_ungated(interfaces: Iterable[UngatedInterface]) -> None:
+    from assent.cli import render
+
+    listed = [(each.name, "not gated", each.reason) for each in interfaces]
+    if listed:
+        render.line("")
+        render.table(("INTERFACE", "STATE", "REASON"), listed, empty="")
+
+
+def _show_relaxed(status: Status) -> None:
+    """Cells for which policy is relaxed: nobody shall forget them."""
+    from assent.cli import render
+
+    rows = [(name, render.OBSERVED) for name in status.observed_names]
+    rows += [(name, render.BARE) for name in status.bare_names]
+    if not rows:
+        return
+    render.line("")
+    render.table(("CELL", "POLICY"), rows, empty="")
+    more = status.observed_cells + status.bare_cells - len(rows)
+    if more:
+        render.line(f"and {more:,} more: see `assent cells list`")
+
+
+def _show_attached(interface: Interface) -> None:
+    from assent.cli import render
+
+    render.line(f"{interface.name} is gated ({_mode(interface)})")
+    if (egress := _egress(interface)) != "attached":
+        render.line(f"note: what leaves is not decided on ({egress}): see `assent status`")
+    if interface.was_up:
+        render.line(
+            f"note: {interface.name} was up before, so frames may have passed undecided; to leave "
+            "no such moment, attach it while it is down, with --up"
+        )
+
+
+def _egress(interface: Interface) -> str | None:
+    from assent.cli import render
+    from assent.v1.fabric_pb2 import EgressState
+
+    return render.enum_name(EgressState.DESCRIPTOR, interface.egress)
+
+
+def _mode(interface: Interface | UngatedInterface) -> str | None:
     from assent.cli import render
     from assent.v1.fabric_pb2 import AttachMode
 

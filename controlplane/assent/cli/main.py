@@ -20,6 +20,7 @@ from assent.cli import (
     grants,
     keys,
     probe,
+    relay,
     sessions,
     top,
     transfer,
@@ -83,7 +84,21 @@ def root(
         typer.echo(ctx.get_help())
 
 
-_NOUNS = (fabric, watch, explain, top, cells, keys, grants, sessions, transfer, demo, bench, probe)
+_NOUNS = (
+    fabric,
+    watch,
+    explain,
+    top,
+    cells,
+    keys,
+    grants,
+    sessions,
+    relay,
+    transfer,
+    demo,
+    bench,
+    probe,
+)
 for noun in (*_NOUNS, version):
     noun.register(app)
 

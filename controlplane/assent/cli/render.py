@@ -25,11 +25,24 @@ if TYPE_CHECKING:
 # A pipe has no width: tables are as wide as their contents, nothing is folded.
 _UNBOUNDED = 10_000
 
+OBSERVED = "observe: what policy refuses is admitted"
+BARE = "40-byte frames are admitted, which prove nothing"
+
 _STYLES = {
+    OBSERVED: "bold red",
+    BARE: "yellow",
+    "observe": "bold red",
+    "observe+bare": "bold red",
+    "bare": "yellow",
     "standing": "green",
     "quarantined": "yellow",
     "established": "green",
     "admitted": "green",
+    "not gated": "bold red",
+    "missing": "bold red",
+    "no_clsact": "bold red",
+    "other_program": "bold red",
+    "bypassed": "bold red",
 }
 
 
@@ -111,7 +124,7 @@ def _field_value(message: Message, field: Any) -> Any:
     # How a descriptor says `repeated` depends on protobuf's version; what it holds does not.
     if isinstance(value, MutableSequence):
         return [_plain(field, item) for item in value]
-    if field.message_type is not None and not message.HasField(field.name):
+    if field.has_presence and not message.HasField(field.name):
         return None
     return _plain(field, value)
 

@@ -56,7 +56,7 @@ def list_sessions(ctx: typer.Context, json: JsonFlag = False) -> None:
         wants_json(ctx, json),
         reply,
         lambda: render.table(
-            ("REMOTE", "ID", "STATE", "EPOCH", "FLOWS", "MAC", "SINCE"),
+            ("REMOTE", "ID", "STATE", "ORIGIN", "EPOCH", "FLOWS", "MAC", "SINCE"),
             [_row(session) for session in reply.sessions],
             empty="no sessions: see `assent sessions connect --help`",
         ),
@@ -90,10 +90,11 @@ def _show(session: Session) -> None:
         {
             "session": str(session.id),
             "state": _state(session),
+            "origin": _origin(session),
             "remote": f"{session.remote_name} ({session.remote.value.hex()})",
             "remote mac": session.remote_mac,
             "local": session.local.value.hex(),
-            "role": "initiator" if session.initiator else "responder",
+            "role": _role(session),
             "epoch": session.epoch,
             "established": render.when(session.established_at_unix_ns),
             "clock offset": f"{session.clock_offset_ns / _MILLISECOND_NS:+.3f} ms",
@@ -125,6 +126,7 @@ def _row(session: Session) -> tuple[object, ...]:
         session.remote_name,
         str(session.id),
         _state(session),
+        _origin(session),
         session.epoch,
         len(session.flows),
         session.remote_mac,
@@ -137,3 +139,18 @@ def _state(session: Session) -> str | None:
     from assent.v1.sessions_pb2 import SessionState
 
     return render.enum_name(SessionState.DESCRIPTOR, session.state)
+
+
+def _origin(session: Session) -> str | None:
+    from assent.cli import render
+    from assent.v1.sessions_pb2 import SessionOrigin
+
+    return render.enum_name(SessionOrigin.DESCRIPTOR, session.origin)
+
+
+def _role(session: Session) -> str | None:
+    from assent.v1.sessions_pb2 import SESSION_ORIGIN_STATIC
+
+    if session.origin == SESSION_ORIGIN_STATIC:
+        return None
+    return "initiator" if session.initiator else "responder"

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json as jsonlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -18,7 +19,12 @@ from assent.cli.failure import one_line
 
 if TYPE_CHECKING:
     from assent.client import Client
-    from assent.v1.fabric_pb2 import Event
+    from assent.v1.fabric_pb2 import (
+        Event,
+        WatchEventsRequest,
+        WatchEventsResponse,
+        WatchSummary,
+    )
 
 ReasonOption = Annotated[
     list[str] | None,
@@ -41,7 +47,10 @@ _COLOURS = {
     "quarantined": "magenta",
 }
 _OTHER_COLOUR = "yellow"
+# Admitted all the same: what an operator who observes is to be reminded of.
+_WOULD_COLOUR = "bold red"
 _NAME_WIDTH = 17
+_REASON_WIDTH = 19
 
 
 def register(root: typer.Typer) -> None:
@@ -56,11 +65,22 @@ def watch(
     cell: CellOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Show refused frames as they come, until interrupted. The gate reports a part of them."""
-    show = _print_json if wants_json(ctx, json) else _printer()
-    with connect(ctx) as client:
-        for event in _events(client, reason, cell):
-            show(event)
+    """Show refused frames as they come, until interrupted; then what was told, and what was not.
+
+    Of a flood, the gate tells a part and counts the rest: for each reason, what was counted is what
+    was told plus what was suppressed.
+    """
+    as_json = wants_json(ctx, json)
+    show = _print_json if as_json else _printer()
+    summary = None
+    with connect(ctx) as client, _Stream(client, reason, cell) as stream:
+        for told in stream:
+            if told.HasField("event"):
+                show(told.event)
+            else:
+                summary = told.summary
+    if summary is not None:
+        _close(summary, as_json)
 
 
 def capture(
@@ -79,17 +99,20 @@ def capture(
     from assent.cli import render
 
     written = 0
-    try:
-        with connect(ctx) as client, _CaptureFile(output) as file:
-            for event in _events(client, reason, cell):
-                file.add(event)
+    with (
+        connect(ctx) as client,
+        _CaptureFile(output) as file,
+        _Stream(client, reason, cell) as stream,
+    ):
+        for told in stream:
+            if told.HasField("event"):
+                file.add(told.event)
                 written += 1
                 if written == count:
                     break
-    except KeyboardInterrupt:
-        # How a capture without an end is ended; one that was to have so many frames has failed.
-        if count is not None:
-            raise
+    if count is not None and written < count and stream.interrupted:
+        # One without a count is ended so; this one has not got what was asked for.
+        raise KeyboardInterrupt
     if wants_json(ctx, json):
         render.print_json({"file": str(output), "frames": written})
         return
@@ -104,10 +127,10 @@ class _CaptureFile:
     """
 
     def __init__(self, path: Path) -> None:
-        from assent.wire.captures import HEAD_LEN
+        from assent.wire.captures import VERDICT_LEN
         from assent.wire.pcapng import PcapngWriter
 
-        self._writer = PcapngWriter("assent capture", HEAD_LEN)
+        self._writer = PcapngWriter("assent capture", VERDICT_LEN)
         self._path = path
         self._is_new = not path.exists()
         self._file = path.open("ab")
@@ -126,7 +149,9 @@ class _CaptureFile:
     def add(self, event: Event) -> None:
         """Appends a frame."""
         self._begin()
-        comment = f"{event.reason}: {_who(event, 'src')} to {_who(event, 'dst')}"
+        comment = f"{_reason(event)}: {_who(event, 'src')} to {_who(event, 'dst')}"
+        if event.rule:
+            comment += f" ({one_line(event.rule)})"
         self._file.write(
             self._writer.frame(
                 event.interface, event.time_unix_ns, event.head, event.frame_len, comment
@@ -143,22 +168,65 @@ class _CaptureFile:
             self._begun = True
 
 
-def _events(client: Client, reasons: list[str] | None, cell: str | None) -> Iterator[Event]:
-    """What is refused from now on; how much of it was missed goes to stderr."""
-    from assent.v1.fabric_pb2 import WatchEventsRequest
+class _Stream:
+    """What is refused from now on, until interrupted: then what is left, and a last summary.
 
-    request = WatchEventsRequest(reasons=reasons or [], cell=cell_ref(cell) if cell else None)
-    stream = client.fabric.WatchEvents(request)
-    with contextlib.ExitStack() as at_end:
-        at_end.callback(stream.cancel)
-        for event in stream:
-            if event.suppressed:
-                print(
-                    f"assent: missed {event.suppressed} events: this reader was too slow",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            yield event
+    Interrupted once, it says so to the daemon, which tells the rest; twice, it gives up.
+
+    Attributes:
+        interrupted: Whether it was.
+    """
+
+    def __init__(self, client: Client, reasons: list[str] | None, cell: str | None) -> None:
+        from assent.v1.fabric_pb2 import WatchEventsRequest
+
+        self.interrupted = False
+        self._enough = threading.Event()
+        request = WatchEventsRequest(reasons=reasons or [], cell=cell_ref(cell) if cell else None)
+        self._call = client.fabric.WatchEvents(self._requests(request))
+        self._former: Any = None
+
+    def __enter__(self) -> Self:
+        # Raised in the middle of a read, an interrupt would leave gRPC's stream unreadable.
+        self._former = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __iter__(self) -> Iterator[WatchEventsResponse]:
+        return self._call
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._former)
+        self._enough.set()
+        self._call.cancel()
+
+    def _requests(self, request: WatchEventsRequest) -> Iterator[WatchEventsRequest]:
+        """Runs in a thread of gRPC's; its end tells the daemon that this is enough."""
+        yield request
+        self._enough.wait()
+
+    def _interrupt(self, *_: object) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._enough.set()
+
+
+def _close(summary: WatchSummary, as_json: bool) -> None:
+    """Says how it all adds up."""
+    from assent.cli import render
+
+    if as_json:
+        print(jsonlib.dumps({"summary": render.to_dict(summary)}), flush=True)
+        return
+    for each in summary.reasons:
+        render.line(
+            f"{each.reason}: counted {each.counted} = told {each.told} "
+            f"+ suppressed {each.suppressed}"
+        )
+    if not summary.reasons:
+        render.line("nothing was counted")
+    elif summary.of_all_cells:
+        render.line("counted and suppressed are frames of all cells; told are this cell's alone")
 
 
 def _print_json(event: Event) -> None:
@@ -179,7 +247,7 @@ def _printer() -> Callable[[Event], None]:
 
     def show(event: Event) -> None:
         before, reason, after = _parts(event)
-        style = _COLOURS.get(event.reason, _OTHER_COLOUR)
+        style = _WOULD_COLOUR if event.would_drop else _COLOURS.get(event.reason, _OTHER_COLOUR)
         console.print(Text.assemble(before, (reason, style), after), soft_wrap=True)
 
     return show
@@ -191,16 +259,38 @@ def _parts(event: Event) -> tuple[str, str, str]:
     milliseconds = event.time_unix_ns // 10**6 % 1000
     says = [
         f"{one_line(event.interface) or '-':<15}",
+        _direction(event),
         f"{_who(event, 'src'):<{_NAME_WIDTH}} > {_who(event, 'dst'):<{_NAME_WIDTH}}",
         f"frame {event.frame_len:<5}",
     ]
     if event.HasField("src"):
         says.append(f"flow {event.flow:<5} seq {event.seq:<10} payload {event.payload_len:<5}")
         says.append(_flags(event.flags))
+    elif event.lwf_source or event.lwf_destination:
+        source, destination = event.lwf_source.hex()[:16], event.lwf_destination.hex()[:16]
+        says.append(f"lwf {source} > {destination} payload {event.payload_len:<5}")
+    if event.HasField("vlan"):
+        says.append(f"vlan {event.vlan}")
     if event.session_id:
         says.append(f"session {event.session_id}")
+    if event.suppressed:
+        says.append(f"(+{event.suppressed} suppressed)")
+    if event.rule:
+        says.append(f"[{one_line(event.rule)}]")
     before = f"{moment:%H:%M:%S}.{milliseconds:03d}Z "
-    return before, f"{one_line(event.reason):<19}", " " + " ".join(says)
+    return before, f"{_reason(event):<{_REASON_WIDTH}}", " " + " ".join(says)
+
+
+def _reason(event: Event) -> str:
+    """Why it was refused; marked where it was admitted all the same."""
+    reason = one_line(event.reason)
+    return f"would_drop:{reason}" if event.would_drop else reason
+
+
+def _direction(event: Event) -> str:
+    from assent.v1.fabric_pb2 import DIRECTION_LEAVING
+
+    return "out" if event.direction == DIRECTION_LEAVING else "in "
 
 
 def _who(event: Event, side: str) -> str:

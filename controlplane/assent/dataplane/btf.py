@@ -55,8 +55,8 @@ class Field:
         name: as in C.
         offset: bytes from the struct's start.
         size: bytes.
-        kind: "int" (enums too), "bytes" (an array of u8), "ints" (another array of integers) or
-            "struct".
+        kind: "int" (enums too), "bytes" (an array of u8 or of structs), "ints" (another array of
+            integers) or "struct".
         signed: whether integers have a sign.
         count: elements of an array; 1 otherwise.
         layout: of a nested struct.
@@ -223,11 +223,37 @@ class Layout:
         """
         return self._field(name).offset
 
+    def sizeof(self, name: str) -> int:
+        """Returns a member's size, in bytes.
+
+        Raises:
+            InvalidArgument: no such member.
+        """
+        return self._field(name).size
+
     def _field(self, name: str) -> Field:
         try:
             return self._by_name[name]
         except KeyError:
             raise InvalidArgument(name, f"struct {self.name} has no such member") from None
+
+
+@dataclass(frozen=True, slots=True)
+class MapDeclaration:
+    """What an object says of one of its maps.
+
+    Attributes:
+        type: enum bpf_map_type.
+        max_entries: entries, or bytes of a ring.
+        flags: BPF_F_*.
+        key, value: layouts; None where it names none.
+    """
+
+    type: int
+    max_entries: int
+    flags: int
+    key: Layout | None
+    value: Layout | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +346,54 @@ class Btf:
                         return self._layout(target)
         raise NotFound(f"{self._source} describes no map {map_name!r} with a struct for its values")
 
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Maps that the object declares."""
+        return tuple(self._declarations)
+
+    def map_declaration(self, name: str) -> MapDeclaration:
+        """Returns what the object says of a map.
+
+        Raises:
+            NotFound: no such map.
+        """
+        try:
+            members = self._declarations[name]
+        except KeyError:
+            raise NotFound(f"{self._source} describes no map {name!r}") from None
+        numbers = {"type": 0, "max_entries": 0, "map_flags": 0}
+        shapes: dict[str, Layout | None] = {"key": None, "value": None}
+        for offset, type_id, _ in members.members(_ORDER + "III"):
+            member = self._string(offset)
+            # Numbers are lengths of arrays, types are what a pointer points to.
+            target = self._resolve(self._types[self._resolve(type_id)].size_or_type)
+            if member in shapes:
+                shapes[member] = self.shape_of(target)
+            elif member in numbers:
+                (numbers[member],) = struct.unpack_from(_ORDER + "I", self._types[target].extra, 8)
+        return MapDeclaration(
+            numbers["type"], numbers["max_entries"], numbers["map_flags"], **shapes
+        )
+
+    def shape_of(self, type_id: int) -> Layout:
+        """As layout_of(); of a plain integer, a struct without a name and with that one member.
+
+        Raises:
+            NotFound: the type is neither.
+        """
+        type_id = self._resolve(type_id)
+        found = self._types[type_id]
+        if found.kind not in (_INT, _ENUM, _ENUM64):
+            return self.layout_of(type_id)
+        size = found.size_or_type
+        return Layout("", size, (Field("value", 0, size, "int", self._is_signed(found)),))
+
+    @cached_property
+    def _declarations(self) -> dict[str, _Type]:
+        section = self._types[self._find(".maps", (_DATASEC,))]
+        declared = [self._types[var_id] for var_id, _, _ in section.members(_ORDER + "III")]
+        return {var.name: self._types[self._resolve(var.size_or_type)] for var in declared}
+
     def layout_of(self, type_id: int) -> Layout:
         """Returns the layout of the struct with a number (see `libbpf.Map.btf_value_type_id`).
 
@@ -374,6 +448,8 @@ class Btf:
                 size, signed = element.size_or_type, self._is_signed(element)
                 kind = "bytes" if size == 1 and not signed else "ints"
                 return Field(name, offset, size * count, kind, signed, count)
+            if element.kind == _STRUCT:  # one after the other, as they lie
+                return Field(name, offset, element.size_or_type * count, "bytes", count=count)
         raise FailedPrecondition(f"{self._source}: member {name} is of a kind not supported here")
 
     @staticmethod

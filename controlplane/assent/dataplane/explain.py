@@ -15,37 +15,26 @@ from types import TracebackType
 from typing import Final, Self
 
 from assent.dataplane.btf import Btf, Record
+from assent.dataplane.explain_relay import Consulted, relay_consulted
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Object
 from assent.dataplane.objects import packaged
 from assent.dataplane.stages import NOT_FABRIC, TRUNCATED, stage_of, verdict_of
 from assent.dataplane.tables import SEC
 from assent.errors import InvalidArgument
-from assent.wire.captures import HEAD_LEN
+from assent.wire.captures import VERDICT_LEN
 from assent.wire.ethernet import ETHERNET_HEADER_LEN
-from assent.wire.fabric import ETHERTYPE, Header
+from assent.wire.fabric import ETHERTYPE, HEADER_LEN, Header
+from assent.wire.lwf import ETHERTYPE as LWF_ETHERTYPE
+from assent.wire.lwf import HEADER_LEN as LWF_HEADER_LEN
+from assent.wire.lwf import FrameError
+from assent.wire.lwf import Header as LwfHeader
 
 _OBJECT: Final = "explain"
 _MAP: Final = "explanations"
 _ONLY: Final = bytes(4)
 _WORD_NUMBERS: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Consulted:
-    """One map entry that a verdict looked at.
-
-    Attributes:
-        map: Its map.
-        key: Its key, in words.
-        found: Whether it is there.
-        says: What it says that matters here; "" where it is not there.
-    """
-
-    map: str
-    key: str
-    found: bool
-    says: str = ""
+_VLAN_ETHERTYPES: Final = frozenset({0x8100, 0x88A8})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +43,13 @@ class Explanation:
 
     Attributes:
         ethertype: 0 where the frame is too short for one.
-        verdict: admit, drop, pass or undecided.
+        verdict: admit, relay, drop, pass or undecided.
         reason: The gate's name of it; "not_fabric" or "truncated" where it has none.
         stage: Which check decided.
         session_id: 0 where no session was found.
-        header: The frame's header, where it is ours and whole.
+        header: The frame's header, where it is of the fabric and whole.
+        lwf: The frame's header, where it is an LWF frame's and whole.
+        would_drop: Why it would be refused, were its session not observed; "" where it would not.
         consulted: Map entries, in the order in which they were looked at.
     """
 
@@ -68,6 +59,8 @@ class Explanation:
     stage: str
     session_id: int = 0
     header: Header | None = None
+    lwf: LwfHeader | None = None
+    would_drop: str = ""
     consulted: tuple[Consulted, ...] = ()
 
 
@@ -114,24 +107,35 @@ class Explainer:
         ethertype = int.from_bytes(data[12:14], "big") if len(data) >= ETHERNET_HEADER_LEN else 0
         if len(data) < ETHERNET_HEADER_LEN <= frame_len:
             return _plain(ethertype, TRUNCATED)
-        # The kernel runs no frame without an Ethernet header, and the gate passes it.
-        if ethertype != ETHERTYPE:
+        if len(data) < ETHERNET_HEADER_LEN:
+            # The kernel runs no frame without an Ethernet header, and the gate passes it.
             return _plain(ethertype, NOT_FABRIC)
-        record = self._run(data[:HEAD_LEN], frame_len)
+        record = self._run(data[:VERDICT_LEN], frame_len)
+        cut_off = len(data) < min(frame_len, VERDICT_LEN)
+        if record.answer == self._answers["EXPLAIN_NOT_FABRIC"]:
+            # Behind the tags of a frame that was cut off there may be anything.
+            unknown = cut_off and ethertype in _VLAN_ETHERTYPES
+            return _plain(ethertype, TRUNCATED if unknown else NOT_FABRIC)
         if record.answer == self._answers["EXPLAIN_TRUNCATED"]:
             return _plain(ethertype, TRUNCATED)
         reason = self._reasons.name(record.reason)
-        header = (
-            Header.decode(data[ETHERNET_HEADER_LEN:HEAD_LEN]) if len(data) >= HEAD_LEN else None
-        )
+        header, lwf = _headers(data, record.offset)
+        consulted: Iterator[Consulted] = iter(())
+        if header is not None:
+            consulted = self._consulted(reason, record, header)
+        elif lwf is not None:
+            consulted = relay_consulted(reason, record, lwf, self._noted(record))
+        admitted = record.observed and verdict_of(reason) == "admit"
         return Explanation(
             ethertype=ethertype,
             verdict=verdict_of(reason),
             reason=reason,
-            stage=stage_of(reason),
+            stage=self._stage(reason, record),
+            would_drop=self._reasons.name(record.observed) if admitted else "",
             session_id=record.session_id,
             header=header,
-            consulted=tuple(self._consulted(reason, record, header)) if header else (),
+            lwf=lwf,
+            consulted=tuple(consulted),
         )
 
     def close(self) -> None:
@@ -157,13 +161,17 @@ class Explainer:
 
     def _consulted(self, reason: str, record: Record, header: Header) -> Iterator[Consulted]:
         """Puts what the program noted into words. An entry that is missing ends the look."""
-        if reason == "malformed_length":
+        if reason in {"malformed_length", "stacked_vlan"}:
             return
-        has = {name for name, bit in self._tables.items() if record.consulted & bit}
+        has = self._noted(record)
         local = "EXPLAIN_LOCALS" in has
-        says = f"local cell number {record.local_index}" if local else ""
+        says = "a cell of this host" if local else ""
         yield Consulted("locals", str(header.dst), local, says)
         if not local:
+            return
+        passed = "EXPLAIN_BLOOM" in has
+        yield Consulted("bloom", f"{header.src} to {header.dst}", passed, "perhaps known" * passed)
+        if not passed:
             return
         known = "EXPLAIN_SESSIONS" in has
         pair = f"{header.src} to {header.dst}"
@@ -180,6 +188,14 @@ class Explainer:
             ahead = record.due / SEC
             yield Consulted("config", "0", True, f"the sender runs {ahead:.3f} s ahead of its rate")
 
+    def _stage(self, reason: str, record: Record) -> str:
+        if reason == "unknown_source" and "EXPLAIN_BLOOM" not in self._noted(record):
+            return "bloom"
+        return stage_of(reason)
+
+    def _noted(self, record: Record) -> set[str]:
+        return {name for name, bit in self._tables.items() if record.consulted & bit}
+
     def _session(self, record: Record) -> str:
         flags = [
             name.removeprefix("ASSENT_SESSION_").lower()
@@ -190,6 +206,18 @@ class Explainer:
         if record.handshake:
             return f"{said}, newest handshake at {record.newest} ns"
         return said
+
+
+def _headers(data: bytes, offset: int) -> tuple[Header | None, LwfHeader | None]:
+    """The header behind the Ethernet one, of whichever kind it is, where it is whole."""
+    kind = int.from_bytes(data[offset - 2 : offset], "big")
+    body = data[offset:]
+    if kind == ETHERTYPE and len(body) >= HEADER_LEN:
+        return Header.decode(body), None
+    if kind == LWF_ETHERTYPE and len(body) >= LWF_HEADER_LEN:
+        with contextlib.suppress(FrameError):
+            return None, LwfHeader.decode(body)
+    return None, None
 
 
 def _plain(ethertype: int, reason: str) -> Explanation:

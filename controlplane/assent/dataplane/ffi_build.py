@@ -49,6 +49,8 @@ int bpf_map_update_elem(int fd, const void *key, const void *value, uint64_t fla
 int bpf_map_delete_elem(int fd, const void *key);
 int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, void *values,
                          uint32_t *count, const struct bpf_map_batch_opts *opts);
+int bpf_map_delete_batch(int fd, const void *keys, uint32_t *count,
+                         const struct bpf_map_batch_opts *opts);
 int bpf_map_update_batch(int fd, const void *keys, const void *values, uint32_t *count,
                          const struct bpf_map_batch_opts *opts);
 int libbpf_num_possible_cpus(void);
@@ -81,6 +83,11 @@ int bpf_obj_get_info_by_fd(int fd, void *info, uint32_t *info_len);
 
 /* programs */
 #define BPF_STATS_RUN_TIME ...
+#define BPF_PROG_TYPE_SCHED_CLS ...
+struct __sk_buff {
+    uint32_t ifindex;
+    ...;
+};
 struct xdp_md {
     uint32_t data;
     uint32_t data_end;
@@ -133,6 +140,7 @@ int bpf_link_update(int link_fd, int new_prog_fd, const struct bpf_link_update_o
 int bpf_link_detach(int link_fd);
 int bpf_xdp_query(int ifindex, int flags, struct bpf_xdp_query_opts *opts);
 int assent_link_info(int link_fd, uint32_t *id, uint32_t *prog_id, uint32_t *ifindex);
+int assent_tcx_egress_programs(int ifindex);
 
 /* ring buffers */
 struct ring_buffer;
@@ -236,6 +244,16 @@ static int assent_link_info(int link_fd, uint32_t *id, uint32_t *prog_id, uint32
     *prog_id = info.prog_id;
     *ifindex = info.xdp.ifindex;
     return 0;
+}
+
+/* BPF_TCX_EGRESS, which the headers of a kernel before 6.6 do not name. */
+#define ASSENT_TCX_EGRESS 47
+
+static int assent_tcx_egress_programs(int ifindex)
+{
+    uint32_t count = 0;
+
+    return bpf_prog_query(ifindex, ASSENT_TCX_EGRESS, 0, NULL, NULL, &count) ? -1 : (int)count;
 }
 """
 

@@ -244,6 +244,22 @@ class Map(_Owned):
         if lib.bpf_map_update_elem(self.fd, key, value, flags):
             self._fail_update(key)
 
+    def update_per_cpu(self, key: bytes, values: Sequence[bytes]) -> None:
+        """Puts a value of its own for each CPU under `key` of a per-CPU map.
+
+        Raises:
+            InvalidArgument: not one value for each possible CPU, or not of that size.
+            NotFound: beyond the end of an array.
+        """
+        if not self.per_cpu or len(values) != self._buffer_len // self._stride:
+            raise InvalidArgument("values", f"map {self.name} takes one for each possible CPU")
+        self._check(key, self.key_size, "key")
+        for value in values:
+            self._check(value, self.value_size, "value")
+        whole = b"".join(value.ljust(self._stride, b"\0") for value in values)
+        if lib.bpf_map_update_elem(self.fd, key, whole, ANY):
+            self._fail_update(key)
+
     def delete(self, key: bytes) -> None:
         """Removes an entry.
 
@@ -270,6 +286,33 @@ class Map(_Owned):
         for key, raw in self._items():
             yield key, self._per_cpu_values(raw)
 
+    def read_range(self, first: int, count: int) -> bytes:
+        """Reads entries of an array one after the other, with one system call.
+
+        Of a per-CPU array, each entry is the values of all CPUs, each on an 8-byte boundary.
+
+        Args:
+            first: index of the first entry.
+            count: how many; all of them must be there.
+        """
+        if not 0 <= first <= first + count <= self.max_entries:
+            raise InvalidArgument("range", f"map {self.name} holds {self.max_entries} entries")
+        if not count:
+            return b""
+        keys = ffi.new("uint32_t[]", count)
+        values = ffi.new("char[]", self._buffer_len * count)
+        # The kernel goes on after the key that it is given.
+        before = ffi.new("uint32_t *", first - 1) if first else ffi.NULL
+        after = ffi.new("uint32_t *")
+        got = ffi.new("uint32_t *", count)
+        failed = lib.bpf_map_lookup_batch(self.fd, before, after, keys, values, got, ffi.NULL)
+        # ENOENT: that was the end of the array.
+        if failed and ffi.errno != errno.ENOENT:
+            _fail(f"reading map {self.name}")
+        if got[0] != count:
+            raise BpfError(f"reading map {self.name}: {got[0]} of {count} entries", errno.EIO)
+        return bytes(ffi.buffer(values))
+
     def update_batch(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Puts many entries with one system call. Not for per-CPU maps.
 
@@ -290,6 +333,53 @@ class Map(_Owned):
         if lib.bpf_map_update_batch(self.fd, b"".join(keys), b"".join(values), count, ffi.NULL):
             self._fail_update(keys[min(count[0], len(keys) - 1)])
 
+    def update_packed(self, keys: bytes, values: bytes | bytearray, count: int) -> None:
+        """Puts many entries that lie side by side, with one system call.
+
+        On failure the entries before the one that failed have been written.
+
+        Args:
+            keys: `key_size` bytes each.
+            values: `packed_size` bytes each; further bytes are not read.
+            count: how many.
+
+        Raises:
+            ResourceExhausted: the map is full.
+            NotFound: beyond the end of an array.
+        """
+        if len(keys) != count * self.key_size or len(values) < count * self.packed_size:
+            raise InvalidArgument("values", "one for each key")
+        if not count:
+            return
+        done = ffi.new("uint32_t *", count)
+        if lib.bpf_map_update_batch(
+            self.fd, ffi.from_buffer(keys), ffi.from_buffer(values), done, ffi.NULL
+        ):
+            at = min(done[0], count - 1) * self.key_size
+            self._fail_update(keys[at : at + self.key_size])
+
+    def delete_packed(self, keys: bytes) -> int:
+        """Removes entries whose keys lie side by side; one system call, and one a missing entry.
+
+        Returns:
+            How many were there; those that were not are passed over.
+        """
+        left, removed = memoryview(keys), 0
+        while left:
+            count = ffi.new("uint32_t *", len(left) // self.key_size)
+            failed = lib.bpf_map_delete_batch(self.fd, ffi.from_buffer(left), count, ffi.NULL)
+            if failed and ffi.errno != errno.ENOENT:
+                _fail(f"deleting from map {self.name}")
+            removed += count[0]
+            left = left[(count[0] + bool(failed)) * self.key_size :]
+        return removed
+
+    @property
+    def packed_size(self) -> int:
+        """Bytes of an entry's value in a batch: of a per-CPU map, those of all CPUs."""
+        size: int = self._buffer_len
+        return size
+
     def _check(self, given: bytes, size: int, what: str) -> None:
         if len(given) != size:
             raise InvalidArgument(
@@ -307,6 +397,16 @@ class Map(_Owned):
 
     def _items(self) -> Iterator[tuple[bytes, bytes]]:
         size, stride = self.key_size, self._buffer_len
+        for keys, values, count in self.batches():
+            for i in range(count):
+                yield keys[i * size : (i + 1) * size], values[i * stride : (i + 1) * stride]
+
+    def batches(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Yields all entries in batches: keys side by side, values side by side, how many.
+
+        Values are `packed_size` bytes each. As safe as items().
+        """
+        size, stride = self.key_size, self._buffer_len
         room = min(_BATCH, self.max_entries)
         cursors = [ffi.new("char[]", max(size, 8)) for _ in range(2)]
         previous = ffi.NULL
@@ -323,12 +423,12 @@ class Map(_Owned):
                 continue
             if number not in (0, errno.ENOENT):
                 _fail(f"listing map {self.name}", number)
-            found_keys, found_values = bytes(ffi.buffer(keys)), bytes(ffi.buffer(values))
-            for i in range(count[0]):
-                yield (
-                    found_keys[i * size : (i + 1) * size],
-                    found_values[i * stride : (i + 1) * stride],
-                )
+            found = count[0]
+            yield (
+                bytes(ffi.buffer(keys, found * size)),
+                bytes(ffi.buffer(values, found * stride)),
+                found,
+            )
             if number == errno.ENOENT:
                 return
             previous = cursors[0]
@@ -383,6 +483,7 @@ class Program(_Owned):
             self.close()
             raise
         self.id: int = info.id
+        self.type: int = info.type
         self.tag: str = bytes(info.tag).hex()
 
     def __repr__(self) -> str:
@@ -402,14 +503,14 @@ class Program(_Owned):
     def test_run(
         self, frame: bytes, repeat: int = 1, *, ifindex: int = 0, queue: int = 0
     ) -> TestRun:
-        """Runs an XDP program on a frame (BPF_PROG_TEST_RUN).
+        """Runs an XDP program, or one for clsact, on a frame (BPF_PROG_TEST_RUN).
 
         Args:
             frame: from the Ethernet header; at least 14 bytes, or the kernel refuses.
             repeat: runs in a row, on the same buffer.
-            ifindex: what the program sees as the arrival interface; 0 = the kernel's default. Must
+            ifindex: what the program sees as the frame's interface; 0 = the kernel's default. Must
                 exist in this network namespace, and have the queue.
-            queue: receive queue; only with `ifindex`.
+            queue: receive queue; only with `ifindex`, and only for XDP.
 
         Raises:
             BpfError: the kernel refuses.
@@ -424,7 +525,12 @@ class Program(_Owned):
         opts.data_in, opts.data_size_in = source, len(frame)
         opts.data_out, opts.data_size_out = output, room
         opts.repeat = repeat
-        if ifindex:
+        leaving = self.type == lib.BPF_PROG_TYPE_SCHED_CLS
+        if ifindex and leaving:
+            context = ffi.new("struct __sk_buff *")
+            context.ifindex = ifindex
+            opts.ctx_in, opts.ctx_size_in = context, ffi.sizeof("struct __sk_buff")
+        elif ifindex:
             context = ffi.new("struct xdp_md *")
             context.data_end = len(frame)
             context.ingress_ifindex, context.rx_queue_index = ifindex, queue
@@ -435,12 +541,25 @@ class Program(_Owned):
         if failed:
             _fail("running a program on a frame")
         data = bytes(ffi.buffer(output, opts.data_size_out))
-        return TestRun(opts.retval, data, opts.duration, cpu_ns)
+        # A verdict for clsact has a sign.
+        verdict = int(ffi.cast("int32_t", opts.retval)) if leaving else opts.retval
+        return TestRun(verdict, data, opts.duration, cpu_ns)
 
     def run_stats(self) -> tuple[int, int]:
         """Returns (runs, total ns) counted while `enable_run_stats` was in force."""
         info = _info(self.fd, "bpf_prog_info", "a program")
         return info.run_cnt, info.run_time_ns
+
+
+def tcx_egress_programs(ifindex: int) -> int:
+    """How many programs the kernel asks before clsact about frames that leave.
+
+    0 where it knows no such place (before Linux 6.6).
+    """
+    count: int = lib.assent_tcx_egress_programs(ifindex)
+    if count >= 0 or ffi.errno in (errno.EINVAL, errno.ENODEV):
+        return max(count, 0)
+    _fail(f"asking for programs on interface {ifindex}")
 
 
 @contextmanager
@@ -453,6 +572,12 @@ def enable_run_stats() -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _taken(ifindex: int) -> AlreadyExists:
+    return AlreadyExists(
+        f"another XDP program is attached to interface {ifindex}: see `ip link show`"
+    )
 
 
 class Link(_Owned):
@@ -485,9 +610,7 @@ class Link(_Owned):
             return cls(fd)
         number = ffi.errno
         if number in (errno.EBUSY, errno.EEXIST):
-            raise AlreadyExists(
-                f"another XDP program is attached to interface {ifindex}: see `ip link show`"
-            )
+            raise _taken(ifindex)
         if number in (errno.ENODEV, errno.EINVAL):
             raise NotFound(f"no interface {ifindex} in this network namespace takes XDP ({mode})")
         if number == errno.EOPNOTSUPP:
@@ -496,6 +619,20 @@ class Link(_Owned):
                 "use mode generic, or see the driver's notes on MTU, queues and offloads"
             )
         _fail(f"attaching to interface {ifindex}", number)
+
+    @staticmethod
+    def check_free(ifindex: int) -> None:
+        """Asks whether an interface of the current network namespace has an XDP program.
+
+        Raises:
+            AlreadyExists: it has.
+        """
+        opts = ffi.new("struct bpf_xdp_query_opts *")
+        opts.sz = ffi.sizeof("struct bpf_xdp_query_opts")
+        if not lib.bpf_xdp_query(ifindex, 0, opts) and (
+            opts.prog_id or opts.drv_prog_id or opts.skb_prog_id or opts.hw_prog_id
+        ):
+            raise _taken(ifindex)
 
     @classmethod
     def open_pinned(cls, path: Path) -> Link:

@@ -6,9 +6,13 @@ Maps are allocated whole when the gate is created: memory is reserved, not hoped
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from assent.errors import NotFound
+
+COUNTERS_PER_BLOCK: Final = 2 * 64
+"""Directions, and the reasons that there may ever be: see tables.h on `counters`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +23,35 @@ class Profile:
         name: of the profile.
         locals: cells on this host.
         sessions: pairs (remote cell, local cell) that are provisioned or in session.
+        connections: of those, how many may be in session at a time.
         flows: flow slots (64 bytes each); a session takes one for control and one for each flow.
         replay_chunks: parts of replay windows (512 bytes each). A window of up to 2,017 sequence
             numbers takes one, the usual 2,048 take two, 8,192 take eight.
+        tallies: pairs that count on their own (256 bytes each on every CPU); more share one tally.
+        interfaces: that count on their own (8 KiB each on every CPU); more share one block.
+        ifindexes: numbers of interfaces that may have a block: 1 up to this, less one.
+        relay_routes: destinations that the LWF relay knows a way to (32 bytes each).
+        relay_sources: who may register a way to itself there.
+        relay_ports: interfaces that it sends by.
+        relay_seen: frames that it remembers, against loops.
+        skew_limit_ns: how far a peer's timestamp may be off its known clock, either way, where the
+            daemon is not told otherwise; 0 = not checked.
     """
 
     name: str
     locals: int
     sessions: int
+    connections: int
     flows: int
     replay_chunks: int
+    tallies: int
+    interfaces: int = 7
+    ifindexes: int = 1024
+    relay_routes: int = 64
+    relay_sources: int = 64
+    relay_ports: int = 16
+    relay_seen: int = 1024
+    skew_limit_ns: int = 30 * 1_000_000_000
 
     def capacities(self) -> dict[str, int]:
         """Returns max_entries by map name."""
@@ -37,19 +60,69 @@ class Profile:
             "sessions": self.sessions,
             "flows": self.flows,
             "replay": self.replay_chunks,
+            "tallies": self.tallies + 1,  # and the shared one
+            "bloom": 2 * self.bloom_words,
+            "counters": (self.interfaces + 1) * COUNTERS_PER_BLOCK,
+            "interfaces": self.ifindexes,
+            "lwf_routes": self.relay_routes,
+            "lwf_sources": self.relay_sources,
+            "lwf_ports": self.relay_ports,
+            "lwf_seen": self.relay_seen,
         }
 
+    @property
+    def bloom_words(self) -> int:
+        """64-bit words of the largest bloom filter: 16 bits a pair, and 4 KiB at the least."""
+        return max(512, 1 << (self.sessions * 16 // 64 - 1).bit_length())
 
-# UTCP's kernel: 64 cells, 16 sessions at a time. About 200 kB.
-CHAPTER = Profile("chapter", locals=64, sessions=16, flows=256, replay_chunks=256)
-# A host of a data centre: each session with control and one flow of the usual window. About 130 MB.
-DEFAULT = Profile("default", locals=256, sessions=65_536, flows=131_072, replay_chunks=196_608)
-# The same for a million. About 2 GB.
+
+# UTCP's kernel: 64 cells, 16 connections at a time. About 400 kB.
+CHAPTER = Profile(
+    "chapter",
+    locals=64,
+    sessions=64,
+    connections=16,
+    flows=256,
+    replay_chunks=256,
+    tallies=64,
+)
+# A host of a data centre: each session with control and one flow of the usual window. About 135 MB,
+# and 4 MB a CPU.
+DEFAULT = Profile(
+    "default",
+    locals=256,
+    sessions=65_536,
+    connections=65_536,
+    flows=131_072,
+    replay_chunks=196_608,
+    tallies=16_383,
+    interfaces=31,
+    ifindexes=16_384,
+    relay_routes=4096,
+    relay_sources=4096,
+    relay_ports=64,
+    relay_seen=65_536,
+)
+# The same where light takes minutes: nobody's clock can be held against anybody.
+DEEP_SPACE = replace(DEFAULT, name="deep-space", skew_limit_ns=0)
+# A million. About 2 GB, and 34 MB a CPU.
 LARGE = Profile(
-    "large", locals=65_536, sessions=1_000_000, flows=2_000_000, replay_chunks=3_000_000
+    "large",
+    locals=65_536,
+    sessions=1_000_000,
+    connections=1_000_000,
+    flows=2_000_000,
+    replay_chunks=3_000_000,
+    tallies=131_071,
+    interfaces=127,
+    ifindexes=65_536,
+    relay_routes=65_536,
+    relay_sources=65_536,
+    relay_ports=1024,
+    relay_seen=1_048_576,
 )
 
-PROFILES = {profile.name: profile for profile in (CHAPTER, DEFAULT, LARGE)}
+PROFILES = {profile.name: profile for profile in (CHAPTER, DEFAULT, DEEP_SPACE, LARGE)}
 
 
 def profile(name: str) -> Profile:

@@ -79,6 +79,32 @@ class RunAllocator:
             )
         return start
 
+    def allocate_many(self, count: int, length: int) -> list[tuple[int, int]]:
+        """Takes `count` runs of `length` slots each; all or none.
+
+        Returns:
+            (first slot, how many runs lie there side by side), as few as the free space allows.
+
+        Raises:
+            ResourceExhausted: there is not that much room. Nothing has been taken.
+        """
+        taken: list[tuple[int, int]] = []
+        left = piece = count
+        try:
+            while left:
+                piece = min(piece, left)
+                start = self.allocate(length) if piece == 1 else self._take(piece * length)
+                if start is None:
+                    piece = (piece + 1) // 2
+                    continue
+                taken.append((start, piece))
+                left -= piece
+        except ResourceExhausted:
+            for start, runs in taken:
+                self.release(start, runs * length)
+            raise
+        return taken
+
     def release(self, start: int, length: int) -> None:
         """Takes back a run that the dataplane never saw."""
         end = start + length

@@ -7,6 +7,7 @@ from typing import Final
 
 from assent.dataplane.reasons import ADMITTED
 
+RELAYED: Final = "relayed"
 NOT_FABRIC: Final = "not_fabric"
 TRUNCATED: Final = "truncated"
 
@@ -29,7 +30,24 @@ STAGES: Final[dict[str, str]] = {
     "rate_limited": "rate",
     "no_credit": "credit",
     "contended": "commit",
+    "oversize": "size",
+    "no_lamp": "lamp",
+    "stacked_vlan": "vlan",
+    "not_local": "source",
+    "lwf_malformed": "lwf header",
+    "lwf_unauthorized": "lwf source",
+    "lwf_unknown_hint": "lwf route",
+    "lwf_not_relayable": "lwf flags",
+    "lwf_loop": "lwf loop",
+    RELAYED: "lwf relay",
     ADMITTED: "delivery",
+}
+
+_VERDICTS: Final = {
+    ADMITTED: "admit",
+    RELAYED: "relay",
+    NOT_FABRIC: "pass",
+    TRUNCATED: "undecided",
 }
 
 
@@ -39,5 +57,5 @@ def stage_of(reason: str) -> str:
 
 
 def verdict_of(reason: str) -> str:
-    """Returns what becomes of the frame: admit, drop, pass or undecided."""
-    return {ADMITTED: "admit", NOT_FABRIC: "pass", TRUNCATED: "undecided"}.get(reason, "drop")
+    """Returns what becomes of the frame: admit, relay, drop, pass or undecided."""
+    return _VERDICTS.get(reason, "drop")

@@ -12,6 +12,7 @@ direction, so that no two keys of any two sessions coincide unless a whole hands
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -117,6 +118,32 @@ def admission_key(psk: bytes, src: CellID, dst: CellID) -> bytes:
         InvalidArgument: `psk` does not have 32 bytes.
     """
     return _hkdf(psk, HEADER_KEY_LEN, src.raw + dst.raw, _ADMISSION_SALT)
+
+
+def admission_keys(psks: Sequence[bytes], pairs: Sequence[tuple[CellID, CellID]]) -> list[bytes]:
+    """Many admission keys: what `admission_key` returns for each, by the native library.
+
+    Args:
+        psks: 32 bytes each.
+        pairs: As many: sender and receiver.
+
+    Raises:
+        InvalidArgument: A key does not have 32 bytes, or there are not as many pairs.
+    """
+    from assent._native import ffi, lib
+
+    if any(len(psk) != SECRET_LEN for psk in psks):
+        raise InvalidArgument("psks", f"need {SECRET_LEN} bytes each")
+    if len(psks) != len(pairs):
+        raise InvalidArgument("pairs", "needs one for each key")
+    keys = ffi.new("uint8_t[]", max(len(psks), 1) * HEADER_KEY_LEN)
+    cells = b"".join([src.raw + dst.raw for src, dst in pairs])
+    if lib.an_admission_keys(b"".join(psks), cells, len(psks), keys):
+        raise MemoryError("no memory for the key derivation")
+    raw = bytes(ffi.buffer(keys))
+    return [
+        raw[at : at + HEADER_KEY_LEN] for at in range(0, len(psks) * HEADER_KEY_LEN, HEADER_KEY_LEN)
+    ]
 
 
 def nonce(epoch: int, flow: int, seq: int) -> bytes:

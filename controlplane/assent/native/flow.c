@@ -573,6 +573,14 @@ int an_flow_check(const struct an_flow *flow, uint64_t now, char *error, size_t 
 	int working = flow->tx_data_pending || flow->source_sent < flow->source_len ||
 		      flow->sink_filled < flow->sink_len;
 
+	/* Only the endpoint itself opens and shuts the line, but for a gate whose maps were made
+	 * anew. */
+	if (!__atomic_load_n(&flow->line->rx_open, __ATOMIC_ACQUIRE)) {
+		snprintf(error, error_len,
+			 "the gate was rebuilt: open the flow again; where that fails, renew the "
+			 "session");
+		return -ENOTCONN;
+	}
 	if (ended) {
 		snprintf(error, error_len, "the session has ended: it was closed or renewed");
 		return -ENOTCONN;

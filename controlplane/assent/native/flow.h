@@ -143,7 +143,8 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len);
 uint32_t an_flow_output(struct an_flow *flow, uint8_t *buffer, uint64_t now, uint64_t wall);
 /* Lets go of what the peer's grant says is consumed. */
 void an_flow_take_receipts(struct an_flow *flow, uint64_t now);
-/* -ENOTCONN when the session is over; -ETIMEDOUT when there is work and the peer has been silent.
+/* -ENOTCONN when the session is over or the gate was rebuilt; -ETIMEDOUT when there is work and the
+ * peer has been silent.
  */
 int an_flow_check(const struct an_flow *flow, uint64_t now, char *error, size_t error_len);
 

@@ -79,6 +79,76 @@ void an_endpoint_close(an_endpoint *endpoint);
 
 /* Raises a cumulative counter in shared memory, never lowers it. */
 void an_counter_raise(uint64_t *counter, uint64_t value);
+
+/* Tables of the gate, filled in one go. Keys are 16 bytes each, pairs 32, states 32. */
+void an_pair_states(const uint8_t *keys, const uint8_t *pairs, size_t count, uint8_t *states);
+void an_bloom_add(uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
+		  const uint8_t *pairs, size_t count);
+/* How many of the pairs get past the filter. */
+size_t an_bloom_count(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
+		      const uint8_t *pairs, size_t count);
+/* Returns when no program that was running in the kernel at the call is running any more. */
+int an_wait_for_readers(void);
+/* seen[i] = 0: the filter does not have this pair, so the session table does not either. */
+void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
+		   const uint8_t *pairs, size_t count, uint8_t *seen);
+/* CellIDs (16 bytes) of Ed25519 public keys (32 bytes). */
+void an_cell_ids(const uint8_t *public_keys, size_t count, uint8_t *ids);
+/* Admission keys (16 bytes) under pre-shared keys (32 bytes), from a pair's first cell to its
+ * second. Returns a negative errno. */
+int an_admission_keys(const uint8_t *psks, const uint8_t *pairs, size_t count, uint8_t *keys);
+/* Reads the entries of those keys for which found[i] is not 0; where there is none, found[i]
+ * becomes 0 and the value stays as it is. Returns a negative errno. */
+int an_map_lookup(int fd, const uint8_t *keys, size_t key_size, size_t count, uint8_t *values,
+		  size_t value_size, uint8_t *found);
+
+/*
+ * Entries of the session table, 256 bytes each, changed in place. Columns have `count` rows;
+ * departing keys are read where has_departing[i] is not 0, and are "none" elsewhere. `rows`: which
+ * entry a row is about.
+ */
+struct an_pair_columns {
+	const uint8_t *pairs;         /* 32: remote, local */
+	const uint8_t *admission;     /* 16 */
+	const uint8_t *departing;     /* 16 */
+	const uint8_t *has_departing; /* 1 */
+	const uint32_t *policy;       /* enum assent_session_flag, of `policy_mask` */
+	uint32_t policy_mask;
+};
+struct an_session_columns {
+	const uint32_t *rows;
+	const uint8_t *pairs;         /* 32: remote, local */
+	const uint8_t *arriving;      /* 16 */
+	const uint8_t *departing;     /* 16 */
+	const uint8_t *has_departing; /* 1 */
+	const uint32_t *session_id;
+	const int64_t *clock_offset;
+	const uint32_t *skew_limit; /* ms */
+	const uint16_t *payload_max;
+	const uint16_t *flow_count;
+	const uint32_t *flow_base;
+	uint32_t policy_mask;
+};
+void an_pack_pairs(uint8_t *entries, const struct an_pair_columns *columns, size_t count);
+void an_pack_sessions(uint8_t *entries, const struct an_session_columns *columns, size_t count);
+void an_set_tallies(uint8_t *entries, const uint32_t *rows, const uint32_t *tallies, size_t count);
+/* Lines of sessions that are alike: those of the first one, `flows` of them, for each; the base of
+ * flow f's replay ring in session i is bases[f * count + i], where that flow is open. */
+void an_pack_flows(uint8_t *lines, const uint8_t *alike, size_t flows, const uint32_t *bases,
+		   size_t count);
+
+/* How the entries of a session table differ from what they should be. */
+enum an_difference {
+	AN_SAME = 0,
+	AN_ABSENT = 1,    /* there is no such entry */
+	AN_ADMISSION = 2, /* another admission key */
+	AN_POLICY = 3,    /* other flags, of those in `policy_mask` */
+};
+void an_compare_pairs(const uint8_t *entries, const uint8_t *found,
+		      const struct an_pair_columns *columns, size_t count, uint8_t *differences);
+/* alive[i]: the entry is there and holds the live session of that number. */
+void an_compare_sessions(const uint8_t *entries, const uint8_t *found, const uint32_t *session_ids,
+			 size_t count, uint8_t *alive);
 /* The tag of a 64-byte header under a 16-byte key, for tools that make frames one by one. */
 uint64_t an_header_tag(const uint8_t *key, const uint8_t *header);
 

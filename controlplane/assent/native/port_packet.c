@@ -56,10 +56,12 @@ static void packet_flush(struct an_port *port)
 	while (done < p->tx_count) {
 		int n = sendmmsg(port->fd, p->tx_messages + done, p->tx_count - done, 0);
 
-		if (n <= 0 && errno != EINTR && errno != ENOBUFS && errno != EAGAIN)
-			break;
 		if (n > 0)
 			done += (unsigned int)n;
+		else if (n < 0 && errno == ENOBUFS)
+			done++; /* dropped on its way out, by a full queue or by the gate: lost */
+		else if (errno != EINTR && errno != EAGAIN)
+			break;
 	}
 	p->tx_count = 0;
 }

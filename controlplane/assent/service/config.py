@@ -41,6 +41,7 @@ class Config:
         skew_limit_ns: How far a peer's timestamp may be off its known clock, either way.
         peer_timeout_ns: Silence after which a session is given up. Longer than the 30 s of a
             handshake, so that sessions outlive a restart of the peer's daemon.
+        relay_route_lifetime_ns: How long the LWF relay finds a source where it registered last.
         socket_group: Group that may use the API besides root; none where None.
         log_level: Least severe level that is logged.
         log_format: `text` (key=value) or `json`, one line a record.
@@ -55,6 +56,7 @@ class Config:
     credit_capacity_blocks: int
     skew_limit_ns: int
     peer_timeout_ns: int
+    relay_route_lifetime_ns: int
     socket_group: str | None
     log_level: LogLevel
     log_format: LogFormat
@@ -90,6 +92,9 @@ class Config:
             # A limit of 0 would turn the check off in the gate, so it is not a setting.
             skew_limit_ns=_number(values, "skew_limit_ns", 30_000_000_000, 1 << 62),
             peer_timeout_ns=_number(values, "peer_timeout_ns", 300_000_000_000, 1 << 62),
+            relay_route_lifetime_ns=_number(
+                values, "relay_route_lifetime_ns", 600_000_000_000, 1 << 62
+            ),
             socket_group=_optional_text(values, "socket_group"),
             log_level=cast("LogLevel", _choice(values, "log_level", "info", LOG_LEVELS)),
             log_format=cast("LogFormat", _choice(values, "log_format", "text", LOG_FORMATS)),

@@ -24,29 +24,39 @@ from assent.service import preflight
 from assent.service.config import Config
 from assent.service.directories import group_id, make_shared
 from assent.service.escrow import Escrow
-from assent.service.events import EventHub
+from assent.service.events import EventHub, GateSource
 from assent.service.examiner import Examiner
 from assent.service.fabric import Guarded
+from assent.service.key_files import KeyFiles
+from assent.service.link_watch import LinkWatch
 from assent.service.live import Dataplane
 from assent.service.locals import LocalCells
 from assent.service.manifests import ManifestBoard
 from assent.service.placement import Placement
+from assent.service.provisioner import Provisioner
 from assent.service.reconciler import Reconciler
 from assent.service.registry import Promises, Registry
+from assent.service.relay_part import RelayPart
+from assent.service.rules import Rules
 from assent.service.schema import SchemaError
 from assent.service.server import ApiServer, Registration
 from assent.service.servicers.cells import CellsServicer
 from assent.service.servicers.fabric import FabricServicer, HostFacts
 from assent.service.servicers.grants import GrantsServicer
 from assent.service.servicers.keys import KeysServicer
+from assent.service.servicers.provisioning import ProvisioningServicer
+from assent.service.servicers.relay import RelayServicer
 from assent.service.servicers.sessions import SessionsServicer
 from assent.service.sessions import SessionManager
+from assent.service.static_sessions import StaticSessions
 from assent.service.store import Store
 from assent.service.tasks import TaskOwner
 from assent.v1.cells_pb2_grpc import add_CellsServicer_to_server
 from assent.v1.fabric_pb2_grpc import add_FabricServicer_to_server
 from assent.v1.grants_pb2_grpc import add_GrantsServicer_to_server
 from assent.v1.keys_pb2_grpc import add_KeysServicer_to_server
+from assent.v1.provisioning_pb2_grpc import add_ProvisioningServicer_to_server
+from assent.v1.relay_pb2_grpc import add_RelayServicer_to_server
 from assent.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
 
 log = logging.getLogger(__name__)
@@ -137,27 +147,40 @@ class Daemon:
             extra={"instance": config.instance, "adopted": gate.adopted, **changes.counts()},
         )
 
-        guarded = Guarded(gate)
+        guarded = Guarded(gate, store)
+        key_files = KeyFiles(config.state_dir / "keys")
+        key_files.settle(store.locals())
         cells = await stack.enter_async_context(LocalCells(store, guarded))
+        await stack.enter_async_context(LinkWatch(partial(_follow_links, guarded)))
         escrow = Escrow(config.run_dir / "sessions")
+        placement = Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows")
+        statics = StaticSessions(store, gate.tables.sessions, gate.tables.flows, placement)
         sessions = await stack.enter_async_context(
             SessionManager(
                 store,
-                Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows"),
+                placement,
                 Dataplane(gate.tables.flows),
                 cells,
                 ManifestBoard(),
+                statics,
                 skew_limit=config.skew_limit_ns,
                 patience=config.peer_timeout_ns,
             )
         )
+        relay = await stack.enter_async_context(
+            RelayPart(store, gate, guarded.is_guarded, config.relay_route_lifetime_ns)
+        )
         ledger: Promises = Ledger(config.credit_capacity_blocks)
-        registry = Registry(store, reconciler, ledger, cells, sessions, config.state_dir / "keys")
+        registry = Registry(store, reconciler, ledger, cells, sessions, key_files)
         registry.open_books()
 
         self._tasks = await stack.enter_async_context(TaskOwner())
-        self._tasks.start(_keep_true(guarded, cells, reconciler, sessions), "reconciler")
-        hub = await stack.enter_async_context(EventHub(gate.tables.events))
+        self._tasks.start(
+            _keep_true(guarded, cells, reconciler, sessions, statics, relay), "reconciler"
+        )
+        hub = await stack.enter_async_context(
+            EventHub(GateSource(gate.tables), Rules(store, gate.tables).of)
+        )
         examiner = stack.enter_context(Examiner(gate))
         pins = config.pin_root / config.instance
         facts = HostFacts(config.instance, config.profile, pins, started_at)
@@ -173,6 +196,26 @@ class Daemon:
             ("assent.v1.Grants", partial(add_GrantsServicer_to_server, GrantsServicer(registry))),
             ("assent.v1.Keys", partial(add_KeysServicer_to_server, KeysServicer(registry))),
             (
+                "assent.v1.Provisioning",
+                partial(
+                    add_ProvisioningServicer_to_server,
+                    ProvisioningServicer(
+                        Provisioner(
+                            store,
+                            reconciler,
+                            gate.tables.sessions,
+                            ledger,
+                            sessions,
+                            skew_limit=config.skew_limit_ns,
+                        )
+                    ),
+                ),
+            ),
+            (
+                "assent.v1.Relay",
+                partial(add_RelayServicer_to_server, RelayServicer(relay.registry)),
+            ),
+            (
                 "assent.v1.Sessions",
                 partial(
                     add_SessionsServicer_to_server,
@@ -184,17 +227,32 @@ class Daemon:
         log.info("api ready", extra={"socket": str(config.socket)})
 
 
+def _follow_links(guarded: Guarded) -> None:
+    """An interface that appears is gated at once, not at the next sweep."""
+    try:
+        guarded.refresh()
+    except (AssentError, sqlite3.Error, OSError):
+        log.exception("interfaces not looked at: the next sweep tries again")
+
+
 async def _keep_true(
-    guarded: Guarded, cells: LocalCells, reconciler: Reconciler, sessions: SessionManager
+    guarded: Guarded,
+    cells: LocalCells,
+    reconciler: Reconciler,
+    sessions: SessionManager,
+    statics: StaticSessions,
+    relay: RelayPart,
 ) -> None:
     """Compares what is with what should be, for as long as the daemon runs."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
             guarded.refresh()
-            cells.refresh()
+            cells.refresh()  # a socket may be lost on an interface that stays
+            relay.sweep()
             await reconciler.sweep()
             sessions.verify()
+            await statics.sweep()
         except (AssentError, sqlite3.Error, OSError):
             # Such trouble may pass; the gate decides meanwhile by what it has been told.
             log.exception("sweep failed: trying again")

@@ -130,6 +130,7 @@ class LiveSession:
         self._sent_at = now
         self._marks = self._progress()
         self._fin_until = 0
+        self._told = False
         self._ended = asyncio.Event()
         # Announcements of ours that wait for the peer, and refs of the peer's that we have taken.
         self._awaited: dict[int, asyncio.Future[None]] = {}
@@ -142,21 +143,7 @@ class LiveSession:
 
     def flows(self) -> list[FlowState]:
         """The books of flow 0 and of every open data flow."""
-        found = []
-        for flow in (CONTROL_FLOW, *self._open_flows()):
-            line = self._flows.read(self.slot(flow))
-            found.append(
-                FlowState(
-                    flow,
-                    line.rx_granted,
-                    line.rx_spent,
-                    line.tx_granted,
-                    line.tx_spent,
-                    line.rx_highest,
-                    line.tx_seq,
-                )
-            )
-        return found
+        return flow_states(self._flows, self.entry)
 
     def has_flow(self, flow: int) -> bool:
         """Whether a data flow is open."""
@@ -228,7 +215,7 @@ class LiveSession:
         if opened.flags == FIN:
             self._send(FIN_ACK)
             self._finish("closed by the peer")
-        elif opened.flags == FIN_ACK and self.phase is Phase.CLOSING:
+        elif opened.flags == FIN_ACK and (self._told or self.phase is Phase.CLOSING):
             self._finish("closed here")
 
     def confirm(self) -> None:
@@ -250,10 +237,20 @@ class LiveSession:
         """Waits until the session has ended, for whatever reason."""
         await self._ended.wait()
 
+    def farewell(self) -> None:
+        """Tells the peer that the session is about to be dropped, while it may still be spoken to.
+
+        Once the gate has been told, nothing leaves any more, a farewell neither.
+        """
+        if self.phase is not Phase.ENDED:
+            self._send_fin()
+            self._told = True
+
     def drop(self, reason: str) -> None:
         """Tells the peer once, without waiting, and ends here and now."""
         if self.phase is not Phase.ENDED:
-            self._send_fin()
+            if not self._told:
+                self._send_fin()
             self._finish(reason)
 
     def abandon(self, reason: str) -> None:
@@ -303,9 +300,7 @@ class LiveSession:
     # Within
 
     def _open_flows(self) -> Iterator[int]:
-        for flow in range(CONTROL_FLOW + 1, self.entry.flow_count):
-            if self._flows.read(self.slot(flow)).replay_len:
-                yield flow
+        return open_flows(self._flows, self.entry)
 
     def _progress(self) -> tuple[int, ...]:
         return tuple(self._flows.read(self.slot(flow)).rx_highest for flow in self._open_flows())
@@ -368,6 +363,32 @@ class LiveSession:
             if len(self._taken) > _REFS_MAX:
                 self._taken.popitem(last=False)
         self._send(DATA, [self._grant_tag(manifest.flow, ref)])
+
+
+def open_flows(table: FlowTable, entry: SessionEntry) -> Iterator[int]:
+    """The data flows of a session that are open."""
+    for flow in range(CONTROL_FLOW + 1, entry.flow_count):
+        if table.read(table.slot_of(entry, flow)).replay_len:
+            yield flow
+
+
+def flow_states(table: FlowTable, entry: SessionEntry) -> list[FlowState]:
+    """The books of a session's flow 0 and of every open data flow."""
+    found = []
+    for flow in (CONTROL_FLOW, *open_flows(table, entry)):
+        line = table.read(table.slot_of(entry, flow))
+        found.append(
+            FlowState(
+                flow,
+                line.rx_granted,
+                line.rx_spent,
+                line.tx_granted,
+                line.tx_spent,
+                line.rx_highest,
+                line.tx_seq,
+            )
+        )
+    return found
 
 
 def _split(flow: int, items: tuple[ManifestItem, ...], room: int) -> Iterator[Manifest]:

@@ -15,6 +15,7 @@ from assent.errors import AssentError, FailedPrecondition
 from assent.identity.keys import Identity
 from assent.service.control_socket import ControlSocket
 from assent.service.fabric import Guarded
+from assent.service.interfaces import describe
 from assent.service.records import LocalCell
 from assent.service.store import Store
 from assent.wire.cellid import CellID
@@ -26,7 +27,7 @@ Receiver = Callable[[CellID, bytes], None]
 
 @dataclass(slots=True)
 class _Active:
-    """One cell; without a socket while its interface is missing."""
+    """One cell; without a socket while its interface is missing or not gated."""
 
     cell: LocalCell
     identity: Identity
@@ -46,6 +47,7 @@ class LocalCells:
         self._store = store
         self._guarded = guarded
         self._active: dict[CellID, _Active] = {}
+        guarded.changed = self.refresh
         self.receiver: Receiver | None = None
         """Takes each frame, with the local cell that it is for. Must not raise."""
 
@@ -72,7 +74,8 @@ class LocalCells:
         Args:
             cell: As stored.
             identity: Its keys.
-            need_socket: Whether a missing interface is an error; else it is awaited.
+            need_socket: Whether it is an error that a gated interface gives no socket; else it is
+                tried again. One that is not gated is awaited in any case.
 
         Raises:
             FailedPrecondition: The key is not the cell's, or there is no such interface.
@@ -82,7 +85,8 @@ class LocalCells:
             raise FailedPrecondition(f"{cell.key_file} is not the key of cell {cell.name!r}")
         active = _Active(cell, identity)
         try:
-            self._open(active)
+            if self._guarded.is_guarded(cell.interface):
+                self._open(active)
         except AssentError as error:
             if need_socket:
                 raise
@@ -96,11 +100,16 @@ class LocalCells:
             active.socket.close()
 
     def refresh(self) -> None:
-        """Opens the sockets of interfaces that have appeared, or come back under their name."""
+        """Has a socket on each interface that is gated now, and on no other.
+
+        What nobody has decided on is not even queued. An interface that went and came back under
+        its name is another one.
+        """
         for active in self._active.values():
             index = 0
-            with contextlib.suppress(OSError):
-                index = socket.if_nametoindex(active.cell.interface)
+            if self._guarded.is_guarded(active.cell.interface):
+                with contextlib.suppress(OSError):
+                    index = socket.if_nametoindex(active.cell.interface)
             if active.socket is not None and (not active.socket.is_open or index != active.index):
                 active.socket.close()
                 active.socket = None
@@ -125,12 +134,15 @@ class LocalCells:
         Raises:
             FailedPrecondition: Its interface is missing or not gated.
         """
-        active = self._active.get(cell.id)
-        if active is None or active.socket is None:
-            raise FailedPrecondition(f"interface: {cell.interface!r} of {cell.name!r} is missing")
+        describe(cell.interface)
         if not self._guarded.is_guarded(cell.interface):
             raise FailedPrecondition(
                 f"interface: {cell.interface!r} of {cell.name!r} is not gated: attach it first"
+            )
+        active = self._active.get(cell.id)
+        if active is None or active.socket is None:
+            raise FailedPrecondition(
+                f"interface: {cell.interface!r} of {cell.name!r} has no socket"
             )
 
     def send(self, cell: CellID, mac: bytes, frame: bytes) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +106,12 @@ class Placement:
                 return entry
         return None
 
-    def take_stock(self) -> list[Placed]:
-        """Finds the sessions that are whole, touches none of them, and removes what is not."""
+    def take_stock(self, others: Set[int] = frozenset()) -> list[Placed]:
+        """Finds the sessions that are whole, touches none of them, and removes what is not.
+
+        Args:
+            others: Ids of sessions in the gate that somebody else keeps; they are not touched.
+        """
         whole = []
         for stored in self._store.sessions():
             keys = self._escrow.get(stored.id, stored.remote, stored.local)
@@ -124,9 +129,9 @@ class Placement:
                 continue
             whole.append(Placed(stored, keys, entry))
         ids = {placed.stored.id for placed in whole}
-        self._clean_gate(ids)
+        self._clean_gate(ids | others)
         self._escrow.retain(ids)
-        self._clean_locks(ids)
+        self._clean_locks(ids | others)
         return whole
 
     def _clean_gate(self, ids: set[int]) -> None:
@@ -144,7 +149,15 @@ class Placement:
 
     def _clean_locks(self, ids: set[int]) -> None:
         for path in self._lock_dir.glob("*.lock"):
-            if not any(path.name.startswith(f"{ident}-") for ident in ids):
+            ident = path.name.partition("-")[0]
+            if not (ident.isdecimal() and int(ident) in ids):
+                path.unlink(missing_ok=True)
+
+    def forget_locks(self, ids: Set[int]) -> None:
+        """Removes the locks of sessions that are gone."""
+        for path in self._lock_dir.glob("*.lock"):
+            ident = path.name.partition("-")[0]
+            if ident.isdecimal() and int(ident) in ids:
                 path.unlink(missing_ok=True)
 
     def _forget_files(self, session: int) -> None:

@@ -7,7 +7,9 @@ the start and every few seconds, so that what a crash or another hand left behin
 
     store                                   maps
     local cells                             locals[cell]
-    local x remote cell with a psk          sessions[(remote, local)]: admission key, consent
+    local x remote cell with a psk          sessions[(remote, local)]: admission key, consent,
+                                            whether observed, whether bare frames are admitted
+    static session                          the same for its pair, whether there is a psk or not
     anything else                           nothing
 
 Live sessions, their flows and their credit belong to the session manager.
@@ -18,29 +20,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import count
 from typing import Final
 
-from assent.covenant.consent import GateBits
-from assent.dataplane.btf import Btf
+from assent.covenant.consent import Consent, GateBits
 from assent.dataplane.gate import Gate
-from assent.dataplane.libbpf import Map
-from assent.dataplane.objects import packaged
-from assent.errors import LocalError, NotFound
-from assent.handshake.keys import admission_key
-from assent.service.records import RemoteCell
+from assent.dataplane.tables import PairSpec
+from assent.dataplane.tables.batch import absent
+from assent.errors import LocalError
+from assent.handshake.keys import admission_keys
+from assent.service.bulk_records import WantedRow
 from assent.service.store import Store
 from assent.wire.cellid import CELLID_LEN, CellID
-from assent.wire.siphash import SipState
 
 log = logging.getLogger(__name__)
 
-# Pairs compared between two turns of the event loop: some 10 ms.
-_SLICE: Final = 128
+# Remote cells compared between two turns of the event loop: some milliseconds.
+_SLICE: Final = 512
+_BITS: Final[dict[str, GateBits]] = {consent.value: consent.bits for consent in Consent}
 
 
 @dataclass(slots=True)
@@ -49,6 +49,7 @@ class Changes:
 
     locals_added: int = 0
     locals_removed: int = 0
+    locals_settled: int = 0
     pairs_added: int = 0
     pairs_changed: int = 0
     pairs_removed: int = 0
@@ -63,15 +64,6 @@ class Changes:
         return {name: number for name, number in named.items() if number}
 
 
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """What follows from a pre-shared key for one pair."""
-
-    psk: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    state: bytes = field(repr=False)
-
-
 class Reconciler:
     """Owns the pairs and the local cells in one gate's maps."""
 
@@ -79,9 +71,6 @@ class Reconciler:
         self._store = store
         self._locals = gate.tables.locals
         self._sessions = gate.tables.sessions
-        self._raw = _RawSessions(gate)
-        # Deriving an admission state costs as much as a hundred comparisons.
-        self._states: dict[tuple[CellID, CellID], _Admission] = {}
 
     @contextlib.contextmanager
     def change(
@@ -132,41 +121,55 @@ class Reconciler:
             log.warning("drift repaired", extra=changes.counts())
         return changes
 
+    def apply(self, remotes: Iterable[CellID]) -> None:
+        """Makes the pairs of some remote cells what the store says.
+
+        Raises:
+            ResourceExhausted: A map is full.
+        """
+        self._apply(tuple(remotes), ())
+
     def _apply(self, remotes: tuple[CellID, ...], local_cells: tuple[CellID, ...]) -> None:
         changes = Changes()
         if local_cells:
             self._apply_locals(changes)
-            for remote in self._store.remotes():
-                for local in local_cells:
-                    self._apply_pair(remote.id, local, changes)
+            for rows in self._pages():
+                self._apply_page(rows, changes)
             # A local cell that is gone leaves pairs with remote cells that may be gone as well.
             present = {local.id for local in self._store.locals()}
-            for local in local_cells:
-                if local not in present:
-                    self._remove_pairs_of(local, changes)
-        for remote_id in remotes:
-            for cell in self._store.locals():
-                self._apply_pair(remote_id, cell.id, changes)
+            if set(local_cells) - present:
+                for keys in self._sessions.key_batches():
+                    self._remove_unwanted(keys, changes)
+        if remotes:
+            ids = [remote.raw for remote in remotes]
+            self._apply_page(self._store.bulk.wanted_of(ids), changes)
+            locals_ = [cell.id.raw for cell in self._store.locals()]
+            self._remove_unwanted([ident + local for ident in ids for local in locals_], changes)
 
     def _steps(self, changes: Changes) -> Iterator[None]:
         """All comparisons, in slices. Each looks at the store as it is at that moment."""
         with self._counted(changes):
             self._apply_locals(changes)
         yield
-        after = ""
-        while page := self._store.remotes_after(after, _SLICE):
-            after = page[-1].name
-            for remote in page:
-                for local in self._store.locals():
+        for rows in self._pages():
+            try:
+                self._apply_page(rows, changes)
+            except LocalError:
+                # One that does not fit must not keep the others out.
+                for row in rows:
                     with self._counted(changes):
-                        self._apply_pair(remote.id, local.id, changes, known=remote)
+                        self._apply_page([row], changes)
             yield
-        for number, (remote_id, local_id) in enumerate(self._raw.pairs()):
+        for keys in self._sessions.key_batches():
             with self._counted(changes):
-                if not self._is_wanted(remote_id, local_id):
-                    self._apply_pair(remote_id, local_id, changes)
-            if number % _SLICE == _SLICE - 1:
-                yield
+                self._remove_unwanted(keys, changes)
+            yield
+
+    def _pages(self) -> Iterator[list[WantedRow]]:
+        after = ""
+        while rows := self._store.bulk.wanted_after(after, _SLICE):
+            after = rows[-1].name
+            yield rows
 
     @contextlib.contextmanager
     def _counted(self, changes: Changes) -> Iterator[None]:
@@ -189,87 +192,63 @@ class Reconciler:
         for cell in sorted(wanted - found.keys()):
             self._locals.put(cell, next(free))
             changes.locals_added += 1
+        # The copy of the few in config[0]: a crash may have come between the two.
+        changes.locals_settled += self._locals.settle()
 
-    def _is_wanted(self, remote: CellID, local: CellID) -> bool:
-        try:
-            self._store.remote(remote)
-            self._store.local(local)
-        except NotFound:
-            return False
-        return self._store.psk(remote) is not None
-
-    def _apply_pair(
-        self, remote: CellID, local: CellID, changes: Changes, known: RemoteCell | None = None
-    ) -> None:
-        wanted = self._wanted(remote, local, known)
-        state = self._raw.admission(remote, local)
-        if wanted is None:
-            self._states.pop((remote, local), None)
-            if state is not None:
-                self._sessions.delete(remote, local)
-                changes.pairs_removed += 1
+    def _apply_page(self, rows: list[WantedRow], changes: Changes) -> None:
+        """Makes the pairs of some remote cells what they should be; all or none."""
+        wanted = self.wanted(rows)
+        if not wanted:
             return
-        key, expected, bits = wanted
-        if state is None:
-            self._sessions.provision(remote, local, key, bits.covenanted, bits.quarantined)
-            changes.pairs_added += 1
+        differences = self._sessions.compare_many(wanted)
+        if not any(differences):
             return
-        entry = self._sessions.get(remote, local)
-        if state != expected:
-            self._sessions.provision(remote, local, key, bits.covenanted, bits.quarantined)
-            changes.pairs_changed += 1
-        elif GateBits(entry.covenanted, entry.quarantined) != bits:
-            self._sessions.set_consent(remote, local, bits.covenanted, bits.quarantined)
-            changes.pairs_changed += 1
+        wrong = [spec for spec, differs in zip(wanted, differences, strict=True) if differs]
+        self._sessions.provision_many(wrong)
+        added = absent(differences)
+        changes.pairs_added += added
+        changes.pairs_changed += len(wrong) - added
 
-    def _wanted(
-        self, remote: CellID, local: CellID, known: RemoteCell | None
-    ) -> tuple[bytes, bytes, GateBits] | None:
-        """Admission key, the state that follows from it, and consent; None for no entry."""
-        try:
-            cell = known or self._store.remote(remote)
-            self._store.local(local)
-        except NotFound:
-            return None
-        psk = self._store.psk(remote)
-        if psk is None:
-            return None
-        cached = self._states.get((remote, local))
-        if cached is None or cached.psk != psk.psk:
-            key = admission_key(psk.psk, remote, local)
-            cached = _Admission(psk.psk, key, _state_after(key, remote, local))
-            self._states[remote, local] = cached
-        return cached.key, cached.state, cell.consent.bits
+    def wanted(self, rows: Iterable[WantedRow]) -> list[PairSpec]:
+        """What the session table should say of some remote cells."""
+        homes = {home.id.raw: home for home in self._store.locals()}
+        pairs = [
+            (row, homes[local], secret)
+            for row in rows
+            for local in (homes if row.psk is not None else (row.static_local,))
+            if local in homes and (secret := row.psk or row.guard) is not None
+        ]
+        cells = [CellID(row.remote) for row, _, _ in pairs]
+        secrets = [secret for _, _, secret in pairs]
+        ways = list(zip(cells, (home.id for _, home, _ in pairs), strict=True))
+        arriving = admission_keys(secrets, ways)
+        departing = admission_keys(secrets, [(home, remote) for remote, home in ways])
+        return [
+            PairSpec(
+                remote,
+                home.id,
+                key,
+                (bits := _BITS[row.consent]).covenanted,
+                bits.quarantined,
+                departing_key=back,
+                # A pair is observed where either of its cells is.
+                observed=bool(row.observe or home.observe),
+                bare=bool(row.bare),
+            )
+            for (row, home, _), remote, key, back in zip(
+                pairs, cells, arriving, departing, strict=True
+            )
+        ]
 
-    def _remove_pairs_of(self, local: CellID, changes: Changes) -> None:
-        for remote, owner in list(self._raw.pairs()):
-            if owner == local:
-                self._apply_pair(remote, local, changes)
-
-
-class _RawSessions:
-    """The session map's keys and admission states, which the typed table does not show."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._map: Map = gate.map("sessions")
-        layout = Btf.from_object(packaged("gate")).map_value("sessions")
-        self._at = layout.offsetof("admission")
-
-    def admission(self, remote: CellID, local: CellID) -> bytes | None:
-        """The state that checks handshake frames of a pair; None where the pair has no entry."""
-        value = self._map.lookup(bytes(remote) + bytes(local))
-        return None if value is None else value[self._at : self._at + 32]
-
-    def pairs(self) -> Iterator[tuple[CellID, CellID]]:
-        """All pairs (remote, local) in the map."""
-        for key, _ in self._map.items():  # noqa: PERF102 - a map of the kernel's
-            yield CellID(key[:CELLID_LEN]), CellID(key[CELLID_LEN:])
-
-
-def _state_after(key: bytes, remote: CellID, local: CellID) -> bytes:
-    """`struct assent_sip`: the hash's state after the pair, in the host's byte order."""
-    state = SipState(key)
-    pair = bytes(remote) + bytes(local)
-    for at in range(0, len(pair), 8):
-        state.absorb(pair[at : at + 8])
-    return b"".join(word.to_bytes(8, sys.byteorder) for word in state.words)
+    def _remove_unwanted(self, keys: list[bytes], changes: Changes) -> None:
+        """Removes those of some pairs that should not be there."""
+        homes = {home.id.raw for home in self._store.locals()}
+        partners = self._store.bulk.partners_of({key[:CELLID_LEN] for key in keys})
+        unwanted = []
+        for key in keys:
+            remote, local = key[:CELLID_LEN], key[CELLID_LEN:]
+            with_all, with_one = partners.get(remote, (False, None))
+            if local not in homes or not (with_all or with_one == local):
+                unwanted.append((CellID(remote), CellID(local)))
+        if unwanted:
+            changes.pairs_removed += self._sessions.delete_many(unwanted)

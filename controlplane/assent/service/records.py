@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assent.covenant.consent import Consent
+from assent.dataplane.libbpf import Mode
 from assent.wire.cellid import CellID
 
 
@@ -20,6 +21,7 @@ class LocalCell:
         public_key: Ed25519, 32 bytes.
         interface: The one that it speaks through, in the daemon's network namespace.
         key_file: Holds the private key.
+        observe: What policy refuses of frames to it is admitted, counted and told.
     """
 
     id: CellID
@@ -27,6 +29,7 @@ class LocalCell:
     public_key: bytes
     interface: str
     key_file: Path
+    observe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class RemoteCell:
         public_key: Ed25519, 32 bytes.
         consent: What the local cells have agreed to.
         mac: Where it was last seen, 6 bytes; None when not known yet.
+        observe: What policy refuses of its frames is admitted, counted and told.
+        bare: Its 40-byte frames, which prove nothing, are admitted.
     """
 
     id: CellID
@@ -46,6 +51,23 @@ class RemoteCell:
     public_key: bytes
     consent: Consent
     mac: bytes | None
+    observe: bool = False
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WantedInterface:
+    """An interface that the gate is to guard.
+
+    Attributes:
+        name: In the daemon's network namespace; it need not be there.
+        mode: Where in its driver's path.
+        up: Whether it is set up once it is guarded.
+    """
+
+    name: str
+    mode: Mode
+    up: bool
 
 
 @dataclass(frozen=True, slots=True)

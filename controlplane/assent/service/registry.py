@@ -12,15 +12,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from assent.covenant.consent import Consent
 from assent.credit.ledger import Ledger
-from assent.errors import FailedPrecondition
+from assent.errors import FailedPrecondition, InvalidArgument
 from assent.identity.cellid import from_public_key
-from assent.identity.keys import Identity
+from assent.identity.keys import Identity, noise_public_of
 from assent.service.handshakes import FLOW_MAX
 from assent.service.interfaces import describe
+from assent.service.key_files import KeyFiles
 from assent.service.locals import LocalCells
 from assent.service.reconciler import Reconciler
 from assent.service.records import LocalCell, RemoteCell, StandingGrant, StoredPsk
@@ -51,7 +51,7 @@ class Registry:
         ledger: What the node has promised.
         cells: The local cells at work.
         sessions: The live sessions.
-        key_dir: Where private keys are kept; made where it is missing, mode 0700.
+        key_files: Where private keys are kept.
         unix_time: Seconds.
     """
 
@@ -62,7 +62,7 @@ class Registry:
         ledger: Promises,
         cells: LocalCells,
         sessions: SessionManager,
-        key_dir: Path,
+        key_files: KeyFiles,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -70,9 +70,8 @@ class Registry:
         self._ledger = ledger
         self._cells = cells
         self._sessions = sessions
-        self._key_dir = key_dir
+        self._key_files = key_files
         self._unix_time = unix_time
-        key_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Cells
 
@@ -86,14 +85,17 @@ class Registry:
         """
         describe(interface)
         identity = Identity.generate()
-        path = self._key_dir / f"{name}.pem"
+        path = self._key_files.path(name)
         cell = LocalCell(identity.cell_id, name, identity.public_key, interface, path)
         count, _ = self._store.counts()
-        with self._backed(count + 1), contextlib.ExitStack() as undo:
+        with (
+            self._backed(count + 1),
+            self._key_files.appearing(path, identity),
+            contextlib.ExitStack() as undo,
+        ):
             with self._reconciler.change(local_cells=[cell.id]):
                 self._store.add_local(cell)
-                identity.save(path)
-                undo.callback(path.unlink, missing_ok=True)
+                self._key_files.require_absent(path)
                 self._cells.add(cell, identity, need_socket=True)
                 undo.callback(self._cells.remove, cell.id)
             # All is done: there is nothing to take back any more.
@@ -122,12 +124,43 @@ class Registry:
         remote = self._store.remote(ref).id
         with self._reconciler.change(remotes=[remote]):
             self._store.set_consent(remote, consent)
+            if consent is Consent.NONE:
+                self._sessions.farewell(remote)
         if consent is Consent.NONE:
             self._sessions.drop(remote, "consent was taken back")
+            self._sessions.end_static(remote)
         elif consent is Consent.QUARANTINED:
             self._sessions.stop_handshakes(remote, "consent was suspended")
         self._sessions.suspend(remote, suspended=consent is not Consent.STANDING)
         return self._store.remote(remote)
+
+    def set_policy(
+        self, ref: CellID | str, *, observe: bool | None = None, bare: bool | None = None
+    ) -> LocalCell | RemoteCell:
+        """Sets what is relaxed for a cell; in the gate when it returns.
+
+        Args:
+            ref: The cell.
+            observe: What policy refuses of frames from or to it is admitted, counted and told; None
+                = as it is.
+            bare: Its 40-byte frames are admitted, which prove nothing; None = as it is.
+
+        Raises:
+            NotFound: There is no such cell.
+            InvalidArgument: Bare frames of a cell of this host.
+        """
+        cell = self._store.cell(ref)
+        observe = cell.observe if observe is None else observe
+        if isinstance(cell, LocalCell):
+            if bare:
+                raise InvalidArgument("allow_bare", "can be said of remote cells only")
+            with self._reconciler.change(local_cells=[cell.id]):
+                self._store.set_policy(cell.id, observe=observe, bare=False)
+        else:
+            bare = cell.bare if bare is None else bare
+            with self._reconciler.change(remotes=[cell.id]):
+                self._store.set_policy(cell.id, observe=observe, bare=bare)
+        return self._store.cell(cell.id)
 
     def delete_cell(self, ref: CellID | str) -> None:
         """Removes a cell with its sessions and keys; out of the gate when it returns.
@@ -139,16 +172,21 @@ class Registry:
         if isinstance(cell, RemoteCell):
             with self._reconciler.change(remotes=[cell.id]):
                 self._store.delete_cell(cell.id)
+                self._sessions.farewell(cell.id)
             for flow in range(1, FLOW_MAX + 1):
                 self._ledger.release((cell.id, flow))
             self._sessions.forget(cell.id)
             return
         count, _ = self._store.counts()
-        with self._backed(count - 1), self._reconciler.change(local_cells=[cell.id]):
+        with (
+            self._backed(count - 1),
+            self._key_files.vanishing(cell.key_file),
+            self._reconciler.change(local_cells=[cell.id]),
+        ):
             self._store.delete_cell(cell.id)
+            self._sessions.farewell(cell.id)
         self._sessions.forget(cell.id)
         self._cells.remove(cell.id)
-        cell.key_file.unlink(missing_ok=True)
 
     # Pre-shared keys
 
@@ -158,9 +196,13 @@ class Registry:
         Raises:
             NotFound: There is no such remote cell.
             AlreadyExists: There is a key, and it is not to be replaced.
+            InvalidArgument: No handshake could use the cell's public key.
             ResourceExhausted: The gate has no room for the pair.
         """
-        remote = self._store.remote(ref).id
+        cell = self._store.remote(ref)
+        remote = cell.id
+        # A cell that came without a key may have a name that no handshake could use.
+        noise_public_of(cell.public_key)
         with self._reconciler.change(remotes=[remote]):
             stored = StoredPsk(remote, psk, int(self._unix_time()))
             self._store.set_psk(stored, replace=replace)
@@ -175,6 +217,7 @@ class Registry:
         remote = self._store.remote(ref).id
         with self._reconciler.change(remotes=[remote]):
             self._store.delete_psk(remote)
+            self._sessions.farewell(remote)
         self._sessions.drop(remote, "the pre-shared key was deleted")
 
     def psks(self) -> list[tuple[RemoteCell, int | None]]:
@@ -294,6 +337,14 @@ class Registry:
         """How many local and how many remote cells there are."""
         return self._store.counts()
 
+    def relaxed(self, limit: int) -> list[LocalCell | RemoteCell]:
+        """The first cells, by name, that are observed or may send bare frames."""
+        return self._store.relaxed(limit)
+
+    def relaxed_counts(self) -> tuple[int, int]:
+        """How many cells are observed, and how many may send bare frames."""
+        return self._store.relaxed_counts()
+
     # The node's books
 
     def open_books(self) -> None:
@@ -346,7 +397,7 @@ class Registry:
 
     def _promised_live(self, remote: CellID, flow: int) -> int:
         windows = (live.rx_window(flow) for live in self._sessions.live_with(remote))
-        return max(windows, default=0)
+        return max((self._sessions.static_window(remote, flow), *windows))
 
     def _grant_view(self, grant: StandingGrant, name: str) -> GrantView:
         books = [
@@ -355,6 +406,8 @@ class Registry:
             for state in live.flows()
             if state.flow == grant.flow
         ]
+        static = self._sessions.static_flows(grant.remote)
+        books += [state for state in static if state.flow == grant.flow]
         return GrantView(
             grant,
             name,

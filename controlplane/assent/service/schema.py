@@ -68,7 +68,78 @@ CREATE TABLE session_ids (
 INSERT INTO session_ids (only, last) VALUES (1, 0);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_WANTED_INTERFACES = """
+CREATE TABLE interfaces (
+    name TEXT PRIMARY KEY,
+    mode TEXT NOT NULL CHECK (mode IN ('native', 'generic')),
+    up   INTEGER NOT NULL CHECK (up IN (0, 1))
+) STRICT, WITHOUT ROWID;
+"""
+
+_RELAY = """
+CREATE TABLE relay_sources (
+    hint       BLOB PRIMARY KEY CHECK (length(hint) = 24),
+    name       TEXT NOT NULL UNIQUE,
+    public_key BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32)
+) STRICT, WITHOUT ROWID;
+
+-- Outlives the source: one that is removed and allowed again must not be found by an old frame.
+CREATE TABLE relay_times (
+    hint   BLOB PRIMARY KEY CHECK (length(hint) = 24),
+    newest INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE relay_routes (
+    hint      BLOB PRIMARY KEY CHECK (length(hint) = 24),
+    interface TEXT,
+    mac       BLOB CHECK (length(mac) = 6),
+    CHECK ((interface IS NULL) = (mac IS NULL))
+) STRICT, WITHOUT ROWID;
+"""
+
+_POLICY = """
+ALTER TABLE cells ADD COLUMN observe INTEGER NOT NULL DEFAULT 0 CHECK (observe IN (0, 1));
+ALTER TABLE cells ADD COLUMN bare INTEGER NOT NULL DEFAULT 0
+    CHECK (bare IN (0, 1) AND (bare = 0 OR local = 0));
+"""
+
+_STATIC_SESSIONS = """
+-- One a remote cell. Keys in the order tx payload, tx header, rx payload, rx header; NULL once the
+-- gate has lost the session, and they can serve no more. `digest` tells a session that is repeated:
+-- half of it is of the keys, half of all the rest. `guard` stands where a pre-shared key would,
+-- where there is none: nobody knows it.
+--
+-- With row ids, unlike the other tables: rows are long, and their keys are spread evenly, so that
+-- in key order each of many would be written with a page of its own.
+CREATE TABLE static_sessions (
+    remote         BLOB NOT NULL UNIQUE REFERENCES cells (id) ON DELETE CASCADE,
+    local          BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    id             INTEGER NOT NULL,
+    epoch          INTEGER NOT NULL,
+    keys           BLOB CHECK (length(keys) = 96),
+    digest         BLOB NOT NULL CHECK (length(digest) = 32),
+    guard          BLOB NOT NULL CHECK (length(guard) = 32),
+    mac            BLOB NOT NULL CHECK (length(mac) = 6),
+    established_at INTEGER NOT NULL,
+    clock_offset   INTEGER NOT NULL,
+    clock_ahead    INTEGER NOT NULL,
+    mtu            INTEGER NOT NULL
+) STRICT;
+
+-- The few among the many, by name.
+CREATE INDEX cells_local ON cells (name) WHERE local = 1;
+
+-- Its epoch is never used again by the pair, for as long as the local cell is there.
+CREATE TRIGGER static_sessions_epoch BEFORE DELETE ON static_sessions
+WHEN EXISTS (SELECT 1 FROM cells WHERE id = OLD.local)
+BEGIN
+    INSERT INTO handshakes (remote, local, last_timestamp, newest_hail, last_epoch)
+    VALUES (OLD.remote, OLD.local, 0, 0, OLD.epoch)
+    ON CONFLICT (remote, local) DO UPDATE SET last_epoch = max(last_epoch, excluded.last_epoch);
+END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WANTED_INTERFACES, _RELAY, _POLICY, _STATIC_SESSIONS)
 
 
 class SchemaError(Exception):

@@ -18,8 +18,8 @@ from assent.errors import Unavailable
 from assent.service.directories import group_id, make_shared
 from assent.service.errors import ErrorInterceptor
 
-REQUEST_MAX: Final = 1 << 20
-"""Largest request, bytes: a manifest of a thousand items with long names fits."""
+REQUEST_MAX: Final = 2 << 20
+"""Largest request, bytes: a manifest of a thousand items with long names, or 4,096 new cells."""
 RESPONSE_MAX: Final = 64 << 20
 """Largest response, bytes: the list of a full default profile's cells fits."""
 _STREAMS_MAX: Final = 256

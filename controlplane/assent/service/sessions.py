@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -39,11 +39,12 @@ from assent.handshake.utcp import (
 from assent.service.flow_zero import is_handshake
 from assent.service.handshakes import FLOW_MAX, Handshake, Handshakes, is_syn, wall_clock
 from assent.service.interfaces import describe
-from assent.service.live import Dataplane, FlowState, LiveSession, Phase
+from assent.service.live import Dataplane, FlowState, LiveSession, Phase, open_flows
 from assent.service.locals import LocalCells
 from assent.service.manifests import Announced, ManifestBoard
 from assent.service.placement import Placed, Placement
 from assent.service.records import LocalCell, RemoteCell, StoredSession
+from assent.service.static_sessions import StaticSessions, StaticView
 from assent.service.store import Store
 from assent.wire.cellid import CellID
 from assent.wire.control import ManifestItem
@@ -75,6 +76,7 @@ class SessionView:
         state: As in the seed's state machine.
         flows: The books of flow 0 and of the open data flows.
         mac: The peer's, 6 bytes; None where not known.
+        is_static: Its keys come from an orchestrator, not from a handshake.
     """
 
     stored: StoredSession | None
@@ -83,6 +85,12 @@ class SessionView:
     state: State
     flows: tuple[FlowState, ...]
     mac: bytes | None
+    is_static: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is a static one that the gate has lost."""
+        return self.is_static and self.state is State.CLOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ class SessionManager:
         dataplane: The flow tables.
         cells: The local cells and their sockets.
         board: Takes manifests.
+        statics: The sessions that need no handshake.
         skew_limit: ns either way that a peer's timestamps may be off.
         patience: Silence after which a peer is given up, ns.
         monotonic: Monotonic clock, ns.
@@ -149,6 +158,7 @@ class SessionManager:
         dataplane: Dataplane,
         cells: LocalCells,
         board: ManifestBoard,
+        statics: StaticSessions,
         *,
         skew_limit: int,
         patience: int,
@@ -160,6 +170,7 @@ class SessionManager:
         self._dataplane = dataplane
         self._cells = cells
         self._board = board
+        self._statics = statics
         self._skew_limit = skew_limit
         self._patience = patience
         self._now = monotonic
@@ -170,7 +181,7 @@ class SessionManager:
         """Control frames that passed the gate and were refused here."""
 
     async def __aenter__(self) -> Self:
-        for placed in self._placement.take_stock():
+        for placed in self._placement.take_stock(self._statics.take_stock()):
             pair = self._pair(self._store.remote(placed.stored.remote), placed.stored.local)
             pair.mac = placed.stored.mac
             pair.live = self._make_live(pair, placed, confirmed=True)
@@ -191,10 +202,16 @@ class SessionManager:
 
     def count(self) -> int:
         """How many sessions are live."""
-        return sum(pair.live is not None for pair in self._pairs.values())
+        live = sum(pair.live is not None for pair in self._pairs.values())
+        return live + self._statics.count()
+
+    def static_views(self) -> Iterator[list[SessionView]]:
+        """Every static session, in slices: others may work between two of them."""
+        for page in self._statics.views():
+            yield [self._static_view(found) for found in page]
 
     def views(self) -> list[SessionView]:
-        """Every session, and every handshake under way."""
+        """Every session that a handshake made, and every handshake under way."""
         found = (self._view(pair) for pair in self._pairs.values())
         views = [view for view in found if view is not None]
         return sorted(views, key=lambda view: (view.remote.name, view.local))
@@ -206,7 +223,8 @@ class SessionManager:
             NotFound: There is none.
             FailedPrecondition: Several local cells have one, and none is named.
         """
-        shown = self._view(self._held(remote, local))
+        static = self._static(remote, local)
+        shown = self._static_view(static) if static else self._view(self._held(remote, local))
         if shown is None:
             raise NotFound(f"no session with cell {remote.name!r}")
         return shown
@@ -271,6 +289,9 @@ class SessionManager:
         Raises:
             NotFound: There is none.
         """
+        if self._static(remote, local) is not None:
+            self._statics.remove(remote.id)
+            return
         pair = self._held(remote, local)
         self._stop_handshake(pair, "the session is being closed")
         if pair.live is None:
@@ -284,6 +305,8 @@ class SessionManager:
         self, remote: RemoteCell, local: CellID | None, flow: int, items: tuple[ManifestItem, ...]
     ) -> None:
         """Announces items to a peer; see `LiveSession.announce`."""
+        if self._static(remote, local) is not None:
+            raise FailedPrecondition("a static session has no announcements: agree otherwise")
         await self._established(remote, local).announce(flow, items)
 
     def watch(self, remote: CellID | None, flow: int | None) -> AsyncGenerator[Announced, None]:
@@ -297,24 +320,33 @@ class SessionManager:
             NotFound: There is no session, or it has no such flow.
             FailedPrecondition: The session is not established, or its interface is gone.
         """
-        live = self._established(remote, local)
-        if not live.has_flow(flow):
+        static = self._static(remote, local)
+        if static is not None:
+            if static.session.keys is None or static.entry is None:
+                raise FailedPrecondition(
+                    f"the gate has lost the static session with {remote.name!r}: it needs new keys"
+                )
+            stored, keys, entry = static.session.stored, static.session.keys, static.entry
+            view = self._static_view(static)
+        else:
+            live = self._established(remote, local)
+            stored, keys, entry = live.stored, live.keys, live.entry
+            view = self.view(remote, stored.local)
+        if flow not in open_flows(self._dataplane.flows, entry):
             raise NotFound(f"flow: the session with {remote.name!r} has no flow {flow}")
-        cell = self._store.local(live.stored.local)
-        interface = describe(cell.interface)
-        view = self.view(remote, cell.id)
+        interface = describe(self._store.local(stored.local).interface)
         return OpenedFlow(
             view=view,
             flow=flow,
-            slot=live.slot(flow),
+            slot=self._dataplane.flows.slot_of(entry, flow),
             interface=interface.name,
             local_mac=interface.mac,
-            remote_mac=view.mac or live.stored.mac,
-            mtu=min(live.stored.mtu, interface.mtu),
-            lock_path=self._placement.lock_path(live.stored.id, flow),
-            tx_payload_key=live.keys.tx_payload,
-            rx_payload_key=live.keys.rx_payload,
-            tx_header_key=live.keys.tx_header,
+            remote_mac=view.mac or stored.mac,
+            mtu=min(stored.mtu, interface.mtu),
+            lock_path=self._placement.lock_path(stored.id, flow),
+            tx_payload_key=keys.tx_payload,
+            rx_payload_key=keys.rx_payload,
+            tx_header_key=keys.tx_header,
         )
 
     # Changes of the desired state
@@ -329,12 +361,59 @@ class SessionManager:
         for pair in self._pairs_of(remote):
             self._stop_handshake(pair, reason)
 
+    def farewell(self, cell: CellID) -> None:
+        """Tells a cell's peers that drop() is about to follow, as long as the gate lets us."""
+        for pair in self._pairs_of(cell):
+            if pair.live is not None:
+                pair.live.farewell()
+
     def drop(self, cell: CellID, reason: str) -> None:
         """Ends all that a remote or local cell has under way, at once; the peers are told once."""
         for pair in self._pairs_of(cell):
             self._stop_handshake(pair, reason)
             if pair.live is not None:
                 pair.live.drop(reason)
+
+    def end_static(self, remote: CellID) -> None:
+        """Ends the static session of a remote cell, where it has one."""
+        self._statics.remove(remote)
+
+    def static_flows(self, remote: CellID) -> tuple[FlowState, ...]:
+        """The flows of the static session of a remote cell; none where it has none."""
+        found = self._statics.find(remote)
+        return () if found is None else found.flows
+
+    def static_window(self, remote: CellID, flow: int) -> int:
+        """The window that we promised for a flow of a static session, in blocks; or 0."""
+        found = self._statics.find(remote)
+        if found is None or found.entry is None or flow >= found.entry.flow_count:
+            return 0
+        slot = self._dataplane.flows.slot_of(found.entry, flow)
+        return int(self._dataplane.flows.read(slot).rx_window)
+
+    def farewell_many(self, cells: Set[CellID]) -> None:
+        """As farewell(), for many remote cells."""
+        for pair in self._pairs.values():
+            if pair.remote in cells and pair.live is not None:
+                pair.live.farewell()
+
+    def drop_many(self, cells: Set[CellID], statics: Set[int], reason: str) -> None:
+        """As drop(), for many remote cells; `statics`: ids of static sessions that have ended."""
+        for pair in [pair for pair in self._pairs.values() if pair.remote in cells]:
+            self._stop_handshake(pair, reason)
+            if pair.live is not None:
+                pair.live.drop(reason)
+        if statics:
+            self._placement.forget_locks(statics)
+
+    def forget_many(self, cells: Set[CellID], statics: Set[int]) -> None:
+        """As forget(), for many remote cells; `statics`: ids of static sessions that have ended."""
+        self.drop_many(cells, statics, "the cell was deleted")
+        for pair in [pair for pair in self._pairs.values() if pair.remote in cells]:
+            self._cancel_timer(pair)
+            del self._pairs[pair.remote, pair.local]
+        for cell in cells:
+            self._board.forget(cell)
 
     def forget(self, cell: CellID) -> None:
         """Drops what is left of a cell that is gone."""
@@ -560,6 +639,7 @@ class SessionManager:
             local=pair.local,
             session_id=stored.id,
             rx_header_key=ready.keys.rx_header,
+            tx_header_key=ready.keys.tx_header,
             clock_offset=ready.clock_offset,
             skew_limit=self._skew_limit,
             grant_shift=offer.grant_shift,
@@ -575,6 +655,7 @@ class SessionManager:
             if old is not None and self._placement.entry(old.stored) is None:
                 self._replace(pair, None)
             raise
+        self._statics.replaced(pair.remote, pair.local)
         self._replace(pair, self._make_live(pair, placed, confirmed=confirmed))
 
     def _replace(self, pair: _Pair, live: LiveSession | None) -> None:
@@ -654,6 +735,37 @@ class SessionManager:
             return None
         remote = self._store.remote(pair.remote)
         return SessionView(stored, remote, pair.local, state, flows, pair.mac)
+
+    def _static(self, remote: RemoteCell, local: CellID | None) -> StaticView | None:
+        """The static session of a remote cell, where no handshake's stands beside it.
+
+        Raises:
+            FailedPrecondition: Another local cell has one as well, and none is named.
+        """
+        found = self._statics.find(remote.id, local)
+        if (
+            found is not None
+            and local is None
+            and any(
+                pair.remote == remote.id and pair.live is not None for pair in self._pairs.values()
+            )
+        ):
+            raise FailedPrecondition(
+                f"local: several local cells have a session with {remote.name!r}, name one"
+            )
+        return found
+
+    def _static_view(self, found: StaticView) -> SessionView:
+        stored = found.session.stored
+        return SessionView(
+            stored,
+            self._store.remote(stored.remote),
+            stored.local,
+            State.CLOSED if found.entry is None else State.ESTABLISHED,
+            found.flows,
+            stored.mac,
+            is_static=True,
+        )
 
     def _stop_handshake(self, pair: _Pair, reason: str) -> None:
         if pair.handshake is None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from assent.covenant.consent import Consent
 from assent.errors import AlreadyExists, NotFound
+from assent.service.bulk_records import BulkRecords
 from assent.service.records import (
     HandshakeMemory,
     LocalCell,
@@ -25,13 +26,16 @@ from assent.service.records import (
     StandingGrant,
     StoredPsk,
     StoredSession,
+    WantedInterface,
 )
+from assent.service.relay_records import RelayRecords
 from assent.service.schema import migrate
+from assent.service.static_records import StaticRecords
 from assent.wire.cellid import CellID
 
 # SQLite's integers have a sign; a header's timestamp has not.
 _INT_MAX = (1 << 63) - 1
-_CELL = "id, name, public_key, local, consent, mac, interface, key_file"
+_CELL = "id, name, public_key, local, consent, mac, interface, key_file, observe, bare"
 _SESSION = (
     "id, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu"
 )
@@ -57,8 +61,19 @@ class Store:
         path.chmod(0o600)
         self._db = sqlite3.connect(path, isolation_level=None)
         self._depth = 0
+        self.bulk = BulkRecords(self._db)
+        """Cells by the thousand."""
+        self.static = StaticRecords(self._db)
+        """The sessions that an orchestrator has set."""
+        self.relay = RelayRecords(self._db)
+        """What it keeps for the LWF relay."""
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
+            # Cells by the thousand touch every page of their tables: those are to be held in
+            # memory, and copied from the log into the file once for many changes.
+            self._db.execute("PRAGMA cache_size = -65536")  # KiB
+            self._db.execute("PRAGMA wal_autocheckpoint = 32768")  # pages of 4 KiB
+            self._db.execute("PRAGMA journal_size_limit = 16777216")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             # A deleted key must not linger in free pages.
@@ -109,7 +124,8 @@ class Store:
         Raises:
             AlreadyExists: Its name or its key is taken.
         """
-        self._add_cell(cell, (1, None, None, cell.interface, str(cell.key_file)))
+        rest = (1, None, None, cell.interface, str(cell.key_file), int(cell.observe), 0)
+        self._add_cell(cell, rest)
 
     def add_remote(self, cell: RemoteCell) -> None:
         """Adds a known cell.
@@ -117,7 +133,8 @@ class Store:
         Raises:
             AlreadyExists: Its name or its key is taken.
         """
-        self._add_cell(cell, (0, cell.consent.value, cell.mac, None, None))
+        policy = int(cell.observe), int(cell.bare)
+        self._add_cell(cell, (0, cell.consent.value, cell.mac, None, None, *policy))
 
     def _add_cell(self, cell: LocalCell | RemoteCell, rest: tuple[object, ...]) -> None:
         taken = self._db.execute(
@@ -132,7 +149,7 @@ class Store:
                 else f"public_key: it is the key of cell {taken[0]!r}"
             )
         self._db.execute(
-            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             (bytes(cell.id), cell.name, cell.public_key, *rest),
         )
 
@@ -211,6 +228,33 @@ class Store:
         )
         _expect_row(done, f"no remote cell {remote}")
 
+    def set_policy(self, cell: CellID, *, observe: bool, bare: bool) -> None:
+        """Sets what is relaxed for a cell; `bare` of a remote one only.
+
+        Raises:
+            NotFound: There is no such cell.
+        """
+        done = self._db.execute(
+            "UPDATE cells SET observe = ?, bare = ? WHERE id = ?",
+            (int(observe), int(bare), bytes(cell)),
+        )
+        _expect_row(done, f"no cell {cell}")
+
+    def relaxed(self, limit: int) -> list[LocalCell | RemoteCell]:
+        """The first cells, by name, for which something is relaxed."""
+        rows = self._db.execute(
+            f"SELECT {_CELL} FROM cells WHERE observe = 1 OR bare = 1 ORDER BY name LIMIT ?",  # noqa: S608
+            (limit,),
+        )
+        return [_cell(row) for row in rows]
+
+    def relaxed_counts(self) -> tuple[int, int]:
+        """How many cells are observed, and of how many bare frames are admitted."""
+        observed, bare = self._db.execute(
+            "SELECT coalesce(sum(observe), 0), coalesce(sum(bare), 0) FROM cells"
+        ).fetchone()
+        return observed, bare
+
     def set_mac(self, remote: CellID, mac: bytes) -> None:
         """Remembers where a remote cell was seen; a cell that is gone is not an error."""
         self._db.execute(
@@ -225,6 +269,25 @@ class Store:
         """
         done = self._db.execute("DELETE FROM cells WHERE id = ?", (bytes(cell),))
         _expect_row(done, f"no cell {cell}")
+
+    # Interfaces
+
+    def want_interface(self, wanted: WantedInterface) -> None:
+        """Has an interface guarded, new or not."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO interfaces (name, mode, up) VALUES (?, ?, ?)",
+            (wanted.name, wanted.mode, int(wanted.up)),
+        )
+
+    def interfaces(self) -> list[WantedInterface]:
+        """All interfaces that are to be guarded, by name."""
+        rows = self._db.execute("SELECT name, mode, up FROM interfaces ORDER BY name")
+        return [WantedInterface(name, mode, bool(up)) for name, mode, up in rows]
+
+    def forget_interface(self, name: str) -> bool:
+        """Has an interface guarded no longer. Returns whether it was."""
+        done = self._db.execute("DELETE FROM interfaces WHERE name = ?", (name,))
+        return done.rowcount > 0
 
     # Pre-shared keys
 
@@ -355,13 +418,15 @@ class Store:
     # Memory of handshakes
 
     def handshake(self, remote: CellID, local: CellID) -> HandshakeMemory:
-        """What a pair's handshakes left behind; zeros where there was none."""
+        """What a pair's sessions left behind, static ones too; zeros where there was none."""
         row = self._db.execute(
-            "SELECT last_timestamp, newest_hail, last_epoch FROM handshakes "
-            "WHERE remote = ? AND local = ?",
+            "SELECT coalesce(max(last_timestamp), 0), coalesce(max(newest_hail), 0), "
+            "coalesce(max(last_epoch), 0) FROM (SELECT last_timestamp, newest_hail, last_epoch "
+            "FROM handshakes WHERE remote = ?1 AND local = ?2 UNION ALL "
+            "SELECT 0, 0, epoch FROM static_sessions WHERE remote = ?1 AND local = ?2)",
             (bytes(remote), bytes(local)),
         ).fetchone()
-        return HandshakeMemory() if row is None else HandshakeMemory(*row)
+        return HandshakeMemory(*row)
 
     def remember_handshake(self, remote: CellID, local: CellID, memory: HandshakeMemory) -> None:
         """Raises what is remembered of a pair; no number ever falls.
@@ -385,10 +450,12 @@ class Store:
 
 
 def _cell(row: tuple[Any, ...]) -> LocalCell | RemoteCell:
-    ident, name, public_key, local, consent, mac, interface, key_file = row
+    ident, name, public_key, local, consent, mac, interface, key_file, observe, bare = row
     if local:
-        return LocalCell(CellID(ident), name, public_key, interface, Path(key_file))
-    return RemoteCell(CellID(ident), name, public_key, Consent(consent), mac)
+        return LocalCell(CellID(ident), name, public_key, interface, Path(key_file), bool(observe))
+    return RemoteCell(
+        CellID(ident), name, public_key, Consent(consent), mac, bool(observe), bool(bare)
+    )
 
 
 def _session(row: tuple[Any, ...]) -> StoredSession:

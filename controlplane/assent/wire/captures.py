@@ -8,13 +8,17 @@ from typing import Final
 
 from assent.wire.ethernet import ETHERNET_HEADER_LEN
 from assent.wire.fabric import HEADER_LEN
+from assent.wire.lwf import HEADER_LEN as LWF_HEADER_LEN
 from assent.wire.pcap import CapturedFrame, CaptureError, is_pcap, read_pcap
 from assent.wire.pcapng import is_pcapng, read_pcapng
 
-__all__ = ["HEAD_LEN", "CaptureError", "CapturedFrame", "read_capture"]
+__all__ = ["HEAD_LEN", "VERDICT_LEN", "CaptureError", "CapturedFrame", "read_capture"]
 
 HEAD_LEN: Final = ETHERNET_HEADER_LEN + HEADER_LEN
 """Bytes of a frame that a verdict reads, and that the gate's events keep."""
+
+VERDICT_LEN: Final = ETHERNET_HEADER_LEN + 4 + LWF_HEADER_LEN
+"""Bytes of a frame that any verdict reads: a VLAN tag and the longest header of all."""
 
 
 def read_capture(buf: bytes) -> Iterator[CapturedFrame]:

@@ -61,6 +61,15 @@ class CellsServicer(Base):
         consent = translate.consent("consent", request.consent)
         return self._shown(self._registry.set_consent(ref, consent))
 
+    async def SetPolicy(  # noqa: N802
+        self, request: cells_pb2.SetPolicyRequest, context: Context
+    ) -> cells_pb2.Cell:
+        """What is relaxed for a cell."""
+        ref = translate.cell_ref("cell", request.cell)
+        observe = request.observe if request.HasField("observe") else None
+        bare = request.allow_bare if request.HasField("allow_bare") else None
+        return self._shown(self._registry.set_policy(ref, observe=observe, bare=bare))
+
     async def Delete(  # noqa: N802
         self, request: cells_pb2.DeleteCellRequest, context: Context
     ) -> cells_pb2.DeleteCellResponse:

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from assent.dataplane.explain import Explanation
-from assent.dataplane.gate import Attachment, Gate
-from assent.errors import NotFound, ResourceExhausted
+from assent.dataplane.gate import Gate
+from assent.dataplane.pair_counts import PairCounts, busiest
+from assent.dataplane.reasons import ADMITTED
+from assent.dataplane.tables import CounterTotals, Tally
+from assent.errors import AssentError, InvalidArgument, NotFound, ResourceExhausted
 from assent.service import fields
-from assent.service.events import EventHub, Interest, Sighting
+from assent.service.events import EventHub, Interest, Summary, Told, Watch, interface_name
 from assent.service.examiner import FRAMES_MAX, Examiner
-from assent.service.fabric import Guarded
-from assent.service.interfaces import InterfaceInfo
+from assent.service.fabric import Guard, Guarded, Ungated
+from assent.service.records import RemoteCell
 from assent.service.registry import Promises, Registry
 from assent.service.servicers import translate
 from assent.service.servicers.context import Context
@@ -25,6 +30,15 @@ from assent.service.sessions import SessionManager
 from assent.v1 import fabric_pb2
 from assent.v1.fabric_pb2_grpc import FabricServicer as Base
 from assent.wire.cellid import CellID
+
+PAIRS_MAX: Final = 10_000
+"""Pairs that one call lists."""
+RELAXED_MAX: Final = 16
+"""Cells whose names the status gives."""
+_DIRECTIONS: Final = {
+    False: fabric_pb2.DIRECTION_ARRIVING,
+    True: fabric_pb2.DIRECTION_LEAVING,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,8 @@ class FabricServicer(Base):
     ) -> fabric_pb2.Status:
         """How the host stands."""
         local_cells, remote_cells = self._registry.counts()
+        observed, bare = self._registry.relaxed_counts()
+        relaxed = self._registry.relaxed(RELAXED_MAX)
         return fabric_pb2.Status(
             version=_version(),
             instance=self._facts.instance,
@@ -84,13 +100,20 @@ class FabricServicer(Base):
             pin_directory=str(self._facts.pin_directory),
             program_id=self._gate.program.id,
             kernel=platform.release(),
-            interfaces=[_interface(*found) for found in self._guarded.interfaces()],
+            interfaces=[_interface(guard) for guard in self._guarded.guards()],
+            ungated=[_ungated(found) for found in self._guarded.ungated()],
             local_cells=local_cells,
             remote_cells=remote_cells,
             sessions=self._sessions.count(),
             credit_capacity_blocks=self._ledger.capacity,
             credit_promised_blocks=self._ledger.promised,
             uptime_ns=time.monotonic_ns() - self._facts.started_at,
+            observed_cells=observed,
+            bare_cells=bare,
+            observed_names=[cell.name for cell in relaxed if cell.observe],
+            bare_names=[
+                cell.name for cell in relaxed if isinstance(cell, RemoteCell) and cell.bare
+            ],
         )
 
     async def Attach(  # noqa: N802
@@ -99,7 +122,8 @@ class FabricServicer(Base):
         """Gates an interface."""
         interface = fields.interface("interface", request.interface)
         mode = translate.attach_mode("mode", request.mode)
-        return _interface(*self._guarded.attach(interface, mode))
+        guard, was_open = self._guarded.attach(interface, mode, bring_up=request.bring_up)
+        return _interface(guard, was_up=was_open)
 
     async def Detach(  # noqa: N802
         self, request: fabric_pb2.DetachRequest, context: Context
@@ -112,26 +136,63 @@ class FabricServicer(Base):
         self, request: fabric_pb2.GetCountersRequest, context: Context
     ) -> fabric_pb2.Counters:
         """What the gate has decided."""
-        return fabric_pb2.Counters(
-            counters=[
-                fabric_pb2.Counter(
-                    reason=reason, frames=total.frames, bytes=total.bytes, events=total.events
-                )
-                for reason, total in self._gate.tables.counters.read().items()
-            ]
+        if request.pairs_max > PAIRS_MAX:
+            raise InvalidArgument("pairs_max", f"at most {PAIRS_MAX}")
+        counters = self._gate.tables.counters
+        message = fabric_pb2.Counters(
+            counters=_counters(counters.read("arriving")),
+            leaving=_counters(counters.read("leaving")),
         )
+        if request.interfaces:
+            arriving = counters.by_interface("arriving")
+            leaving = counters.by_interface("leaving")
+            for index in arriving.keys() & leaving.keys():
+                message.interfaces.add(
+                    name=interface_name(index) if index else "",
+                    index=index,
+                    arriving=_counters(arriving[index]),
+                    leaving=_counters(leaving[index]),
+                )
+        if request.pairs_max:
+            # Sixty thousand entries take a while, in which others are to be served.
+            found = await asyncio.to_thread(busiest, self._gate, request.pairs_max)
+            message.pairs.extend(self._pair(each) for each in found.pairs)
+            message.others.CopyFrom(_tally(found.others))
+            message.other_pairs = found.other_pairs
+        return message
 
     async def WatchEvents(  # noqa: N802
-        self, request: fabric_pb2.WatchEventsRequest, context: Context
-    ) -> AsyncIterator[fabric_pb2.Event]:
-        """Frames that the gate refuses, from now on."""
+        self, request_iterator: AsyncIterator[fabric_pb2.WatchEventsRequest], context: Context
+    ) -> AsyncIterator[fabric_pb2.WatchEventsResponse]:
+        """Frames that the gate refuses, from now on, until the client has seen enough."""
+        request = await anext(request_iterator, None)
+        if request is None:
+            raise InvalidArgument("request", "is missing: it says what is to be watched")
         cell = self._cell_of(request) if request.HasField("cell") else None
         interest = Interest.checked(request.reasons, cell, self._gate.tables.reasons)
         with self._hub.watch(interest) as watch:
             # The client learns that it is watching before anything has been refused.
             await context.send_initial_metadata(())
-            async for seen, missed in watch:
-                yield self._event(seen, missed)
+            ending = asyncio.create_task(self._until_enough(request_iterator, watch), name="watch")
+            try:
+                async for item in watch:
+                    if isinstance(item, Told):
+                        yield fabric_pb2.WatchEventsResponse(event=self._event(item))
+                    else:
+                        yield fabric_pb2.WatchEventsResponse(summary=_summary(item, cell))
+            finally:
+                ending.cancel()
+                await asyncio.gather(ending, return_exceptions=True)
+
+    async def _until_enough(
+        self, requests: AsyncIterator[fabric_pb2.WatchEventsRequest], watch: Watch
+    ) -> None:
+        try:
+            async for _ in requests:
+                raise InvalidArgument("request", "one says what is to be watched, and no other")
+            self._hub.finish(watch)
+        except AssentError as error:
+            watch.fail(error)
 
     async def Explain(  # noqa: N802
         self, request_iterator: AsyncIterator[fabric_pb2.Frame], context: Context
@@ -156,7 +217,8 @@ class FabricServicer(Base):
         except NotFound:
             return ""
 
-    def _event(self, seen: Sighting, missed: int) -> fabric_pb2.Event:
+    def _event(self, told: Told) -> fabric_pb2.Event:
+        seen = told.seen
         message = fabric_pb2.Event(
             time_unix_ns=seen.time,
             reason=seen.reason,
@@ -164,7 +226,11 @@ class FabricServicer(Base):
             session_id=seen.session_id,
             frame_len=seen.frame_len,
             head=seen.head,
-            suppressed=missed,
+            suppressed=told.suppressed,
+            direction=_DIRECTIONS[seen.leaving],
+            would_drop=seen.would_drop,
+            rule=told.rule,
+            vlan=seen.vlan,
         )
         if (header := seen.header) is not None:
             message.src.CopyFrom(translate.cell_id(header.src))
@@ -175,6 +241,18 @@ class FabricServicer(Base):
             message.seq = header.seq
             message.flags = header.flags
             message.payload_len = header.payload_len
+        if (lwf := seen.lwf) is not None:
+            message.lwf_source = bytes(lwf.source)
+            message.lwf_destination = bytes(lwf.dest)
+            message.payload_len = lwf.payload_len
+        return message
+
+    def _pair(self, each: PairCounts) -> fabric_pb2.PairCounters:
+        message = _tally(each.tally)
+        message.remote.CopyFrom(translate.cell_id(each.remote))
+        message.local.CopyFrom(translate.cell_id(each.local))
+        message.remote_name = self._name(each.remote)
+        message.local_name = self._name(each.local)
         return message
 
     def _explanation(self, index: int, found: Explanation) -> fabric_pb2.Explanation:
@@ -184,6 +262,7 @@ class FabricServicer(Base):
             verdict=found.verdict,
             reason=found.reason,
             stage=found.stage,
+            would_drop=found.would_drop,
             consulted=[
                 fabric_pb2.MapEntry(map=each.map, key=each.key, found=each.found, says=each.says)
                 for each in found.consulted
@@ -199,13 +278,67 @@ class FabricServicer(Base):
         return message
 
 
-def _interface(attachment: Attachment, info: InterfaceInfo) -> fabric_pb2.Interface:
+def _interface(guard: Guard, *, was_up: bool = False) -> fabric_pb2.Interface:
     return fabric_pb2.Interface(
-        name=info.name,
-        index=info.index,
-        mode=translate.attach_mode_out(attachment.mode),
-        mac=fields.mac_text(info.mac),
-        mtu=info.mtu,
+        name=guard.info.name,
+        index=guard.info.index,
+        mode=translate.attach_mode_out(guard.attachment.mode),
+        mac=fields.mac_text(guard.info.mac),
+        mtu=guard.info.mtu,
+        egress=translate.egress_state(guard.egress),
+        was_up=was_up,
+    )
+
+
+def _ungated(found: Ungated) -> fabric_pb2.UngatedInterface:
+    return fabric_pb2.UngatedInterface(
+        name=found.wanted.name,
+        mode=translate.attach_mode_out(found.wanted.mode),
+        reason=found.reason,
+    )
+
+
+def _counters(totals: Mapping[str, CounterTotals]) -> list[fabric_pb2.Counter]:
+    return [
+        fabric_pb2.Counter(
+            reason=reason,
+            frames=total.frames,
+            bytes=total.bytes,
+            events=total.events,
+            suppressed=total.suppressed,
+            would_drop=total.observed,
+        )
+        for reason, total in totals.items()
+    ]
+
+
+def _tally(tally: Tally) -> fabric_pb2.PairCounters:
+    dropped = {reason: frames for reason, frames in tally.frames.items() if reason != ADMITTED}
+    return fabric_pb2.PairCounters(
+        admitted=tally.frames.get(ADMITTED, 0),
+        bytes=tally.bytes,
+        would_drop=tally.observed,
+        dropped=sum(dropped.values()),
+        reasons=[
+            fabric_pb2.ReasonFrames(reason=reason, frames=frames)
+            for reason, frames in dropped.items()
+        ],
+    )
+
+
+def _summary(summary: Summary, cell: CellID | None) -> fabric_pb2.WatchSummary:
+    return fabric_pb2.WatchSummary(
+        reasons=[
+            fabric_pb2.WatchedReason(
+                reason=each.reason,
+                counted=each.counted,
+                told=each.told,
+                suppressed=each.suppressed,
+            )
+            for each in summary.reasons
+        ],
+        last=summary.last,
+        of_all_cells=cell is not None,
     )
 
 

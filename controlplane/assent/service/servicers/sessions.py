@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -61,6 +62,10 @@ class SessionsServicer(Base):
     ) -> sessions_pb2.ListSessionsResponse:
         """All sessions."""
         found = [translate.session(view) for view in self._sessions.views()]
+        for page in self._sessions.static_views():
+            found += [translate.session(view) for view in page]
+            await asyncio.sleep(0)
+        found.sort(key=lambda one: (one.remote_name, one.local.value))
         return sessions_pb2.ListSessionsResponse(sessions=found)
 
     async def Close(  # noqa: N802

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from assent.covenant.consent import Consent
+from assent.dataplane.egress import EgressState
 from assent.dataplane.libbpf import Mode
 from assent.errors import InvalidArgument
 from assent.handshake.utcp import State
@@ -38,6 +39,13 @@ _MODE_OUT: Final[dict[Mode | None, fabric_pb2.AttachMode]] = {
     "native": fabric_pb2.ATTACH_MODE_NATIVE,
     "generic": fabric_pb2.ATTACH_MODE_GENERIC,
 }
+_EGRESS_OUT: Final[dict[EgressState, fabric_pb2.EgressState]] = {
+    EgressState.ATTACHED: fabric_pb2.EGRESS_STATE_ATTACHED,
+    EgressState.MISSING: fabric_pb2.EGRESS_STATE_MISSING,
+    EgressState.NO_CLSACT: fabric_pb2.EGRESS_STATE_NO_CLSACT,
+    EgressState.OTHER_PROGRAM: fabric_pb2.EGRESS_STATE_OTHER_PROGRAM,
+    EgressState.BYPASSED: fabric_pb2.EGRESS_STATE_BYPASSED,
+}
 _STATE: Final = {
     State.CLOSED: sessions_pb2.SESSION_STATE_CLOSED,
     State.SYN_SENT: sessions_pb2.SESSION_STATE_SYN_SENT,
@@ -45,6 +53,11 @@ _STATE: Final = {
     State.ESTABLISHED: sessions_pb2.SESSION_STATE_ESTABLISHED,
     State.FIN_WAIT: sessions_pb2.SESSION_STATE_FIN_WAIT,
 }
+
+
+def egress_state(state: EgressState) -> fabric_pb2.EgressState:
+    """How the egress program stands."""
+    return _EGRESS_OUT[state]
 
 
 def cell_id(cell: CellID) -> common_pb2.CellId:
@@ -97,7 +110,9 @@ def attach_mode_out(mode: Mode | None) -> fabric_pb2.AttachMode:
 
 def cell(value: LocalCell | RemoteCell, *, has_psk: bool) -> cells_pb2.Cell:
     """A cell."""
-    message = cells_pb2.Cell(id=cell_id(value.id), name=value.name, public_key=value.public_key)
+    message = cells_pb2.Cell(
+        id=cell_id(value.id), name=value.name, public_key=value.public_key, observe=value.observe
+    )
     if isinstance(value, LocalCell):
         message.local = True
         message.interface = value.interface
@@ -105,6 +120,7 @@ def cell(value: LocalCell | RemoteCell, *, has_psk: bool) -> cells_pb2.Cell:
         message.consent = _CONSENT_OUT[value.consent]
         message.mac = fields.mac_text(value.mac)
         message.has_psk = has_psk
+        message.allow_bare = value.bare
     return message
 
 
@@ -126,7 +142,12 @@ def session(value: SessionView) -> sessions_pb2.Session:
         local=cell_id(value.local),
         remote=cell_id(value.remote.id),
         remote_name=value.remote.name,
-        state=_STATE[value.state],
+        state=sessions_pb2.SESSION_STATE_LOST if value.is_lost else _STATE[value.state],
+        origin=(
+            sessions_pb2.SESSION_ORIGIN_STATIC
+            if value.is_static
+            else sessions_pb2.SESSION_ORIGIN_HANDSHAKE
+        ),
         remote_mac=fields.mac_text(value.mac),
         flows=[_flow(state) for state in value.flows],
     )
