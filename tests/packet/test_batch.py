@@ -24,6 +24,10 @@ from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, Flags, Header, signed_bytes
 from assent.wire.siphash import siphash24
 
+from .twin import IN_VM
+
+pytestmark = pytest.mark.skipif(IN_VM, reason="is about speed and tables, not about the kernel")
+
 LOCAL = CellID(b"l" * 16)
 ROOMY = replace(CHAPTER, sessions=64, connections=64, flows=512, replay_chunks=512)
 TIGHT = replace(CHAPTER, sessions=8, connections=6, flows=20, replay_chunks=24, tallies=3)

@@ -31,7 +31,11 @@ from assent.wire.fabric import Flags
 
 from .builds import ALL_OTHER, OTHER_SESSIONS, ROOT, variant
 from .conftest import XDP_DROP, Rig
+from .twin import IN_VM
 
+pytestmark = pytest.mark.skipif(
+    IN_VM, reason="loads dozens of gates, at seconds each where the CPU is emulated"
+)
 INSTANCE = "one"
 KEY = bytes(16)
 

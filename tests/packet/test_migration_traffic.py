@@ -37,8 +37,15 @@ from . import sender
 from .builds import ALL_OTHER, OTHER_SESSIONS, variant
 from .conftest import Rig
 from .sender import packed
+from .twin import IN_VM
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        IN_VM, reason="loads dozens of gates, at seconds each where the CPU is emulated"
+    ),
+]
 
 INSTANCE, OUT, IN = "one", "out0", "fab0"
 LAGS = (1, 7, 60, 400, 1500)

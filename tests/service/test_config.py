@@ -21,6 +21,12 @@ def test_defaults_follow_the_instance():
     assert (config.log_level, config.log_format, config.socket_group) == ("info", "text", None)
 
 
+def test_a_profile_may_check_no_clock():
+    assert Config.build({"profile": "deep-space"}).skew_limit_ns == 0
+    assert Config.build({"profile": "deep-space", "skew_limit_ns": 5}).skew_limit_ns == 5
+    assert Config.build({"profile": "chapter"}).skew_limit_ns == 30_000_000_000
+
+
 def test_the_socket_follows_the_run_dir():
     assert Config.build({"run_dir": "/tmp/x"}).socket == Path("/tmp/x/api.sock")
 
@@ -47,6 +53,7 @@ def test_flags_win_over_the_file(tmp_path: Path):
         ({"credit_capacity_blocks": 1.5}, "credit_capacity_blocks: needs a whole number"),
         ({"credit_capacity_blocks": 0}, "credit_capacity_blocks: needs 1 to"),
         ({"skew_limit_ns": 0}, "skew_limit_ns: needs 1 to"),
+        ({"skew_limit_ns": 2**32 * 10**6}, "skew_limit_ns: needs 1 to"),
         ({"peer_timeout_ns": []}, "peer_timeout_ns: needs a whole number, got a list or table"),
         ({"log_level": "loud"}, "log_level: needs one of debug, info, warning, error, got 'loud'"),
         ({"log_format": "xml"}, "log_format: needs one of text, json, got 'xml'"),

@@ -8,6 +8,7 @@ import hashlib
 import signal
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
@@ -15,7 +16,9 @@ import pytest
 from grpc import StatusCode
 
 from assent.identity.keys import Identity
+from assent.service.store import Store
 from assent.v1 import cells_pb2, common_pb2, fabric_pb2, grants_pb2, keys_pb2, sessions_pb2
+from assent.wire.cellid import CellID
 
 from .conftest import (
     INTERFACE,
@@ -84,6 +87,25 @@ def item(name: str = "a.bin", size: int = 5) -> sessions_pb2.ManifestItem:
 
 
 # Handshakes
+
+
+async def test_a_renewal_that_a_kill_cut_short_is_taken_up_again(cable: Cable):
+    """The peer may hold the newer session already, and have given up the older one."""
+    await cable.introduce()
+    async with cable.right.enter() as right:
+        async with cable.left.enter() as left:
+            await left.connect("right")
+            await Two(cable, left, right).both_established(1)
+            local = CellID((await left.session("right")).local.value)
+            remote = CellID((await left.session("right")).remote.value)
+        cable.left.stop(signal.SIGKILL)
+        # As it stands after a SYN has left that proposed the next epoch.
+        with Store(cable.left.place.config.state_dir / "state.db") as store:
+            memory = store.handshake(remote, local)
+            store.remember_handshake(remote, local, replace(memory, last_epoch=2))
+        await cable.left.start()
+        async with cable.left.enter() as left:
+            await Two(cable, left, right).both_established(3)
 
 
 async def test_two_hosts_shake_hands_and_both_see_the_session(cable: Cable):

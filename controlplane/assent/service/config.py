@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from assent.dataplane.profiles import PROFILES
+from assent.dataplane.tables.sessions import SKEW_LIMIT_MAX_NS
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -38,7 +41,8 @@ class Config:
         pin_root: Directory on bpffs under which the instance pins its dataplane.
         profile: Name of the sizing profile of the maps.
         credit_capacity_blocks: What the node may promise in all, in blocks of 64 bytes.
-        skew_limit_ns: How far a peer's timestamp may be off its known clock, either way.
+        skew_limit_ns: How far a peer's timestamp may be off its known clock, either way; 0 = not
+            checked, which only a profile says (deep-space).
         peer_timeout_ns: Silence after which a session is given up. Longer than the 30 s of a
             handshake, so that sessions outlive a restart of the peer's daemon.
         relay_route_lifetime_ns: How long the LWF relay finds a source where it registered last.
@@ -81,16 +85,16 @@ class Config:
         socket = _path(values, "socket", str(run_dir / "api.sock"))
         if len(bytes(socket)) > _SOCKET_PATH_MAX:
             raise ConfigError(f"socket: a unix socket's path has at most {_SOCKET_PATH_MAX} bytes")
+        profile = _text(values, "profile", "default")
         return cls(
             instance=instance,
             socket=socket,
             state_dir=_path(values, "state_dir", f"/var/lib/assent/{instance}"),
             run_dir=run_dir,
             pin_root=_path(values, "pin_root", "/sys/fs/bpf/assent"),
-            profile=_text(values, "profile", "default"),
+            profile=profile,
             credit_capacity_blocks=_number(values, "credit_capacity_blocks", 1 << 20, _BLOCKS_MAX),
-            # A limit of 0 would turn the check off in the gate, so it is not a setting.
-            skew_limit_ns=_number(values, "skew_limit_ns", 30_000_000_000, 1 << 62),
+            skew_limit_ns=_skew_limit(values, profile),
             peer_timeout_ns=_number(values, "peer_timeout_ns", 300_000_000_000, 1 << 62),
             relay_route_lifetime_ns=_number(
                 values, "relay_route_lifetime_ns", 600_000_000_000, 1 << 62
@@ -121,6 +125,14 @@ def load(path: Path | None, flags: Mapping[str, object]) -> Config:
             raise ConfigError(f"{path}: {error.strerror}") from error
     values.update(flags)
     return Config.build(values)
+
+
+def _skew_limit(values: Mapping[str, object], profile: str) -> int:
+    """The profile's, unless another one is asked for; a setting cannot turn the check off."""
+    if "skew_limit_ns" in values or profile not in PROFILES:
+        usual = PROFILES["default"].skew_limit_ns
+        return _number(values, "skew_limit_ns", usual, SKEW_LIMIT_MAX_NS)
+    return PROFILES[profile].skew_limit_ns
 
 
 def _optional_text(values: Mapping[str, object], key: str) -> str | None:

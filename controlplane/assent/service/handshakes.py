@@ -86,8 +86,10 @@ class Handshakes:
             FailedPrecondition: No pre-shared key is set.
         """
         made = self._make(identity, remote, mtu)
-        made.connection.connect(now, made.connection.last_epoch + 1)
-        self.remember(remote.id, identity.cell_id, made)
+        epoch = made.connection.last_epoch + 1
+        made.connection.connect(now, epoch)
+        # The epoch too: who is killed now must know that the peer may have gone on to it.
+        self.remember(remote.id, identity.cell_id, made, epoch)
         return made
 
     def answer(
@@ -121,14 +123,25 @@ class Handshakes:
         """A fresh handshake for a SYN that the one held has no place for: the peer began anew."""
         return self._make(identity, remote, mtu)
 
-    def remember(self, remote: CellID, local: CellID, handshake: Handshake) -> None:
-        """Stores what must survive a crash; before the frames that depend on it are sent."""
+    def remember(
+        self, remote: CellID, local: CellID, handshake: Handshake, proposed: int = 0
+    ) -> None:
+        """Stores what must survive a crash; before the frames that depend on it are sent.
+
+        Args:
+            remote: The peer.
+            local: The local cell.
+            handshake: As it is now.
+            proposed: The epoch that its SYN proposes; 0 = it has proposed none.
+        """
         connection = handshake.connection
         self._store.remember_handshake(
             remote,
             local,
             HandshakeMemory(
-                connection.last_timestamp, connection.newest_hail_time, connection.last_epoch
+                connection.last_timestamp,
+                connection.newest_hail_time,
+                max(connection.last_epoch, proposed),
             ),
         )
 

@@ -188,6 +188,7 @@ class SessionManager:
             self._schedule(pair)
             log.info("session taken over", extra={"session": placed.stored.id})
         self._cells.receiver = self._receive
+        self._finish_renewals()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -445,13 +446,30 @@ class SessionManager:
         The peer compares our timestamps with the clock that we had when the session began, and
         refuses them once they are off by more than its limit.
         """
+        if not self._skew_limit:  # nobody's clock is held against anybody here
+            return
         began_at = stored.clock_offset - stored.clock_ahead
         step = self._wall() - self._now() - began_at
         if abs(step) <= self._skew_limit // 2 or (pair.handshake and pair.handshake.pending):
             return
-        log.warning(
-            "this host's clock was set: renewing", extra={"session": stored.id, "step_ns": step}
-        )
+        log.warning("this host's clock was set", extra={"session": stored.id, "step_ns": step})
+        self._renew(pair, stored)
+
+    def _finish_renewals(self) -> None:
+        """Renews what was being renewed when the last daemon was killed.
+
+        The peer may hold the newer session, and have dropped the one that was taken over here.
+        """
+        for pair in self._pairs.values():
+            if pair.live is None:
+                continue
+            stored = pair.live.stored
+            if self._store.handshake(pair.remote, pair.local).last_epoch > stored.epoch:
+                log.warning("a renewal was interrupted", extra={"session": stored.id})
+                self._renew(pair, stored)
+
+    def _renew(self, pair: _Pair, stored: StoredSession) -> None:
+        """Shakes hands anew, unprompted; where that cannot be, the session goes on as it is."""
         try:
             remote = self._store.remote(pair.remote)
             if remote.consent is Consent.STANDING:

@@ -53,6 +53,7 @@ _SKEW_LIMIT: Final = attrgetter("skew_limit")
 _MAX_GRANT_SHIFT = 16
 _MAX_PAYLOAD = 0xFFFF
 _MAX_SKEW_MS = (1 << 32) - 1
+SKEW_LIMIT_MAX_NS: Final = _MAX_SKEW_MS * MS
 _NO_STATE = bytes(STATE_LEN)
 # What an entry says of a live session, and no longer once that has ended.
 _SESSION_ALONE: Final = (
