@@ -47,9 +47,10 @@ static __always_inline int gate_is_wanted(const struct assent_config *config,
 
 static __always_inline __u32 gate_block(__u32 ifindex)
 {
-	const __u32 *own = bpf_map_lookup_elem(&interfaces, &ifindex);
+	__u32 slot = ifindex % ASSENT_INTERFACE_SLOTS;
+	const struct assent_interface *own = bpf_map_lookup_elem(&interfaces, &slot);
 
-	return own ? *own : 0;
+	return own && own->ifindex == ifindex ? own->block : 0;
 }
 
 /* Puts a frame on the ring. Where that is full, nobody reads. */

@@ -59,9 +59,9 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16384);
+	__uint(max_entries, ASSENT_INTERFACE_SLOTS);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct assent_interface);
 } interfaces SEC(".maps");
 
 /* So many blocks for interfaces, each of two directions. */

@@ -56,6 +56,7 @@ TINY = Profile(
     flows=24,
     replay_chunks=32,
     tallies=8,
+    interfaces=1,
     relay_routes=8,
     relay_sources=4,
     relay_ports=4,

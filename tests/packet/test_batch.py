@@ -193,6 +193,7 @@ def test_removed_ones_leave_nothing_and_make_room(gate: Gate):
         assert gate.tables.sessions.delete_many([*gone, (cell(999), LOCAL)]) == 59
         assert (len(gate.tables.sessions), dict(gate.map("sessions").items())) == (0, {})
         assert gate.tables.sessions.delete_many(gone) == 0
+        gate.tables.sessions.tidy()
         assert not gate.tables.bloom.look(bytes(pairs[0].remote) + bytes(LOCAL))[0]
         # What a CPU may still be reading rests for a second.
         tables = gate.tables.sessions

@@ -13,6 +13,9 @@ from assent.dataplane.profiles import CHAPTER, DEFAULT
 from assent.dataplane.reasons import ADMITTED
 from assent.errors import FailedPrecondition, NotFound
 
+from .twin import IN_VM
+
+pytestmark = pytest.mark.skipif(IN_VM, reason="a stopwatch is of no use where the CPU is emulated")
 NAMES = {
     "admit",
     "unknown_dst",

@@ -17,7 +17,7 @@ from assent.wire.lwf import Hint
 from . import twin as twins
 from .twin import DifferenceError, Twin
 
-FRAMES = 50_000 if twins.IN_VM else 500_000
+FRAMES = 20_000 if twins.IN_VM else 500_000
 SEEDS = (1, 2)
 # Reasons that need several CPUs at once, or are said of frames that leave.
 EXEMPT = {"contended", "not_local"}

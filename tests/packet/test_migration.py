@@ -131,7 +131,8 @@ def filled(gate: Gate) -> tuple[Rig, list[bytes]]:
     tables = gate.tables
     tables.config.write(GateConfig(event_interval=12345))
     gate.map("lwf_sources").update(bytes(range(24)), bytes(range(16)))
-    gate.map("interfaces").update((7).to_bytes(4, "little"), (3).to_bytes(4, "little"))
+    for ifindex in (6, 5, 7):
+        gate.tables.counters.give_block(ifindex)
     frames = [rig.frame(seq=seq, payload_len=640) for seq in (1, 2, 4)]
     frames += [rig.control(seq=1), rig.handshake(), rig.handshake(src=rig.remote)]
     for frame in frames:

@@ -118,6 +118,7 @@ async def test_drift_is_seen_repaired_and_logged(
     )
     assert dump(gate) == before
     assert "drift repaired" in caplog.text
+    assert not sessions.tidy(), "the bloom filter follows with the sweep"
 
 
 async def test_a_sweep_covers_more_than_one_slice(

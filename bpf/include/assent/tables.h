@@ -128,10 +128,16 @@ struct assent_config {
 	struct assent_cellid event_cell[ASSENT_HOMES]; /* only frames from or to these */
 };
 
+#define ASSENT_INTERFACE_SLOTS 1024
+
 /*
- * interfaces[ifindex]: which block of `counters` an interface counts in. 0 = "elsewhere", shared by
- * all that have none of their own. Control plane writes.
+ * interfaces[ifindex % ASSENT_INTERFACE_SLOTS]: which block of `counters` an interface counts in.
+ * Block 0 is shared by all that have none of their own. Control plane writes.
  */
+struct assent_interface {
+	__u32 ifindex; /* whose entry it is: another one may have come to the same slot */
+	__u32 block;
+};
 
 enum assent_direction {
 	ASSENT_ARRIVING = 0,

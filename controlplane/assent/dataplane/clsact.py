@@ -1,37 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
 """BPF filters on clsact, where the kernel's stack hands frames to an interface.
 
-All of it in the network namespace of the calling thread. Names and numbers are those of
-<linux/rtnetlink.h>, <linux/pkt_sched.h> and <linux/pkt_cls.h>.
+All of it in the network namespace of the calling thread. pyroute2's plain socket is used, which
+has no event loop and no thread behind it, so it may be called wherever those are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import struct
-import sys
+import os
+import socket
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NoReturn
 
-from assent.dataplane import rtnetlink
+from pyroute2 import IPRSocket
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    nla,
+    nlmsg,
+)
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import (
+    RTM_DELQDISC,
+    RTM_DELTFILTER,
+    RTM_GETQDISC,
+    RTM_GETTFILTER,
+    RTM_NEWQDISC,
+    RTM_NEWTFILTER,
+    TC_H_CLSACT,
+)
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+from pyroute2.netlink.rtnl.tcmsg.sched_bpf import TCA_BPF_FLAG_ACT_DIRECT
+from pyroute2.protocols import ETH_P_ALL
+
 from assent.dataplane.libbpf import Program
-from assent.dataplane.rtnetlink import NetlinkError, attribute, attributes
-from assent.errors import AlreadyExists, FailedPrecondition, NotFound
+from assent.errors import AlreadyExists, FailedPrecondition, LocalError, NotFound
 
-_NEWQDISC, _DELQDISC, _GETQDISC = 36, 37, 38
-_NEWTFILTER, _DELTFILTER, _GETTFILTER = 44, 45, 46
-_KIND, _OPTIONS, _CHAIN = 1, 2, 11
-_BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 6, 7, 8, 11
-_DIRECT_ACTION: Final = 1
-_ALL_PROTOCOLS: Final = 0x0300  # ETH_P_ALL, in network order
-_TCMSG: Final = struct.Struct("=BxxxiIII")
-_CLSACT: Final = 0xFFFFFFF1
+# <linux/pkt_sched.h>
 _HANDLE: Final = 0xFFFF0000
 _LEAVING: Final = 0xFFFFFFF3
 _ARRIVING: Final = 0xFFFFFFF2
+_SECONDS: Final = 5.0
 FIRST: Final = 1
 """Priority of a filter that is to be asked before all others."""
+
+
+class _RefusedError(LocalError):
+    """The kernel refused a request for a reason of its own.
+
+    Attributes:
+        errno: the kernel's error number.
+    """
+
+    def __init__(self, doing: str, number: int) -> None:
+        super().__init__(f"{doing}: {os.strerror(number)}")
+        self.errno = number
+
+
+class _Traffic(nlmsg):  # type: ignore[misc]
+    """A queueing discipline, or a filter: pyroute2's knows neither its chain nor its program."""
+
+    fields = tcmsg.fields
+    nla_map = (
+        (1, "TCA_KIND", "asciiz"),
+        (2, "TCA_OPTIONS", "options"),
+        (11, "TCA_CHAIN", "uint32"),
+    )
+
+    class options(nla):  # type: ignore[misc]  # noqa: N801 - nla_map names it
+        """Of a BPF filter. They are decoded when they are asked for."""
+
+        nla_map = (
+            (6, "TCA_BPF_FD", "uint32"),
+            (7, "TCA_BPF_NAME", "asciiz"),
+            (8, "TCA_BPF_FLAGS", "uint32"),
+            (11, "TCA_BPF_ID", "uint32"),
+        )
+
+
+class _Done(nlmsg):  # type: ignore[misc]
+    """The end of a list, or why it ends early."""
+
+    fields = (("error", "i"),)
+
+
+_ANSWERS: Final = {RTM_NEWQDISC: _Traffic, RTM_NEWTFILTER: _Traffic, NLMSG_DONE: _Done}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +127,9 @@ def ensure(ifindex: int) -> bool:
     """
     if _discipline(ifindex) == "clsact":
         return False
-    body = _TCMSG.pack(0, ifindex, _HANDLE, _CLSACT, 0) + attribute(_KIND, b"clsact\0")
+    doing = f"adding clsact to interface {ifindex}"
     try:
-        rtnetlink.request(
-            f"adding clsact to interface {ifindex}",
-            _NEWQDISC,
-            body,
-            rtnetlink.CREATE | rtnetlink.EXCL,
-        )
+        _request(doing, RTM_NEWQDISC, _clsact(ifindex), NLM_F_CREATE | NLM_F_EXCL)
     except AlreadyExists:
         if (found := _discipline(ifindex)) == "clsact":
             return False
@@ -82,7 +137,7 @@ def ensure(ifindex: int) -> bool:
             f"interface {ifindex} has the queueing discipline {found}, which leaves no place for "
             "clsact: `tc qdisc del dev ... ingress`, and put its filters on clsact"
         ) from None
-    except NetlinkError as error:
+    except _RefusedError as error:
         if error.errno == errno.EOPNOTSUPP:
             raise FailedPrecondition(
                 "this kernel was built without clsact (CONFIG_NET_SCH_INGRESS)"
@@ -100,9 +155,8 @@ def remove_unused(ifindex: int) -> None:
     """Takes clsact off an interface, unless somebody has a filter there."""
     if not exists(ifindex) or filters(ifindex) or _filters(ifindex, _ARRIVING):
         return
-    body = _TCMSG.pack(0, ifindex, _HANDLE, _CLSACT, 0)
     with contextlib.suppress(NotFound):
-        rtnetlink.request(f"removing clsact from interface {ifindex}", _DELQDISC, body)
+        _request(f"removing clsact from interface {ifindex}", RTM_DELQDISC, _clsact(ifindex))
 
 
 def put(ifindex: int, handle: int, name: str, program: Program) -> None:
@@ -111,16 +165,17 @@ def put(ifindex: int, handle: int, name: str, program: Program) -> None:
     Raises:
         NotFound: No such interface, or it has no clsact.
     """
-    options = (
-        attribute(_BPF_FD, struct.pack("=I", program.fd))
-        + attribute(_BPF_NAME, name.encode() + b"\0")
-        + attribute(_BPF_FLAGS, struct.pack("=I", _DIRECT_ACTION))
-    )
-    body = _place(ifindex, handle) + attribute(_OPTIONS, options)
+    filter_ = _place(ifindex, handle)
+    options = [
+        ("TCA_BPF_FD", program.fd),
+        ("TCA_BPF_NAME", name),
+        ("TCA_BPF_FLAGS", TCA_BPF_FLAG_ACT_DIRECT),
+    ]
+    filter_["attrs"].append(("TCA_OPTIONS", {"attrs": options}))
     doing = f"attaching the egress program to interface {ifindex}"
     try:
-        rtnetlink.request(doing, _NEWTFILTER, body, rtnetlink.CREATE)
-    except NetlinkError as error:
+        _request(doing, RTM_NEWTFILTER, filter_, NLM_F_CREATE)
+    except _RefusedError as error:
         if error.errno != errno.EINVAL or exists(ifindex):
             raise
         raise NotFound(f"{doing}: it has no clsact") from None
@@ -135,7 +190,7 @@ def take(ifindex: int, handle: int) -> None:
     doing = f"removing the egress program from interface {ifindex}"
     if not any(each.is_at(handle) for each in filters(ifindex)):
         raise NotFound(f"{doing}: it is not there")
-    rtnetlink.request(doing, _DELTFILTER, _place(ifindex, handle))
+    _request(doing, RTM_DELTFILTER, _place(ifindex, handle))
 
 
 def filters(ifindex: int) -> list[Filter]:
@@ -144,26 +199,24 @@ def filters(ifindex: int) -> list[Filter]:
 
 
 def _filters(ifindex: int, parent: int) -> list[Filter]:
-    body = _TCMSG.pack(0, ifindex, 0, parent, 0)
+    doing = f"listing filters of interface {ifindex}"
     found = []
-    for message in rtnetlink.dump(f"listing filters of interface {ifindex}", _GETTFILTER, body):
-        _, index, handle, _, info = _TCMSG.unpack_from(message)
-        said = attributes(message[_TCMSG.size :])
+    for each in _list(doing, RTM_GETTFILTER, _traffic(ifindex, parent=parent)):
         # Without a handle it is the heading of those with this priority; other chains are entered
         # from the first one alone.
-        if index != ifindex or not handle or any(said.get(_CHAIN, b"")):
+        if each["index"] != ifindex or not each["handle"] or each.get_attr("TCA_CHAIN"):
             continue
-        options = attributes(said.get(_OPTIONS, b""))
-        kind = rtnetlink.text(said.get(_KIND, b""))
-        is_bpf = kind == "bpf"
+        kind = each.get_attr("TCA_KIND") or ""
+        options = each.get_attr("TCA_OPTIONS") if kind == "bpf" else None
+        bpf = dict(options["attrs"]) if options else {}
         found.append(
             Filter(
-                priority=info >> 16,
-                handle=handle,
+                priority=each["info"] >> 16,
+                handle=each["handle"],
                 kind=kind,
-                name=rtnetlink.text(options.get(_BPF_NAME, b"")) if is_bpf else "",
-                program_id=_number(options.get(_BPF_ID)) if is_bpf else 0,
-                decides=is_bpf and bool(_number(options.get(_BPF_FLAGS)) & _DIRECT_ACTION),
+                name=_text(bpf.get("TCA_BPF_NAME", "")),
+                program_id=bpf.get("TCA_BPF_ID", 0),
+                decides=bool(bpf.get("TCA_BPF_FLAGS", 0) & TCA_BPF_FLAG_ACT_DIRECT),
             )
         )
     return found
@@ -171,18 +224,83 @@ def _filters(ifindex: int, parent: int) -> list[Filter]:
 
 def _discipline(ifindex: int) -> str:
     """The kind of what holds the place of clsact; "" = nothing."""
-    body = _TCMSG.pack(0, ifindex, 0, 0, 0)
-    for message in rtnetlink.dump("listing queueing disciplines", _GETQDISC, body):
-        _, index, handle, _, _ = _TCMSG.unpack_from(message)
-        if index == ifindex and handle == _HANDLE:
-            return rtnetlink.text(attributes(message[_TCMSG.size :]).get(_KIND, b""))
+    for each in _list("listing queueing disciplines", RTM_GETQDISC, _traffic(ifindex)):
+        if each["index"] == ifindex and each["handle"] == _HANDLE:
+            return str(each.get_attr("TCA_KIND"))
     return ""
 
 
-def _place(ifindex: int, handle: int) -> bytes:
-    info = FIRST << 16 | _ALL_PROTOCOLS
-    return _TCMSG.pack(0, ifindex, handle, _LEAVING, info) + attribute(_KIND, b"bpf\0")
+def _text(value: str | bytes) -> str:
+    """A name; pyroute2 leaves as it is what is not UTF-8."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value, sys.byteorder) if value else 0
+def _clsact(ifindex: int) -> _Traffic:
+    return _traffic(ifindex, _HANDLE, TC_H_CLSACT, kind="clsact")
+
+
+def _place(ifindex: int, handle: int) -> _Traffic:
+    info = FIRST << 16 | socket.htons(ETH_P_ALL)
+    return _traffic(ifindex, handle, _LEAVING, info, kind="bpf")
+
+
+def _traffic(
+    ifindex: int, handle: int = 0, parent: int = 0, info: int = 0, kind: str = ""
+) -> _Traffic:
+    message = _Traffic()
+    message.update(index=ifindex, handle=handle, parent=parent, info=info)
+    if kind:
+        message["attrs"].append(("TCA_KIND", kind))
+    return message
+
+
+def _request(doing: str, kind: int, message: _Traffic, flags: int = 0) -> None:
+    """Asks for a change.
+
+    Args:
+        doing: For the error's message.
+        kind: RTM_...
+        message: What is to change.
+        flags: NLM_F_CREATE, NLM_F_EXCL.
+
+    Raises:
+        AlreadyExists, NotFound, FailedPrecondition: EEXIST, ENOENT or ENODEV, EPERM.
+        _RefusedError: It is refused for another reason.
+    """
+    _ask(doing, kind, message, NLM_F_ACK | flags)
+
+
+def _list(doing: str, kind: int, message: _Traffic) -> list[Any]:
+    """All that the kernel lists. Errors as for _request()."""
+    return _ask(doing, kind, message, NLM_F_DUMP)
+
+
+def _ask(doing: str, kind: int, message: _Traffic, flags: int) -> list[Any]:
+    found: list[Any] = []
+    with IPRSocket() as kernel:
+        # The kernel answers within the call; this is for a bug, not for a wait.
+        kernel.socket.settimeout(_SECONDS)
+        kernel.register_policy(_ANSWERS)
+        kernel.put(message, kind, NLM_F_REQUEST | flags)
+        while True:
+            for answer in kernel.get():
+                refusal = answer["header"]["error"]
+                if isinstance(refusal, (NetlinkError, OSError)):
+                    _fail(doing, refusal.args[0])
+                if refusal is not None:
+                    raise refusal
+                if answer["header"]["type"] in (NLMSG_ERROR, NLMSG_DONE):
+                    if answer["error"]:
+                        _fail(doing, -answer["error"])
+                    return found
+                found.append(answer)
+
+
+def _fail(doing: str, number: int) -> NoReturn:
+    if number == errno.EEXIST:
+        raise AlreadyExists(f"{doing}: it is there already")
+    if number in (errno.ENOENT, errno.ENODEV):
+        raise NotFound(f"{doing}: {os.strerror(number)}")
+    if number in (errno.EPERM, errno.EACCES):
+        raise FailedPrecondition(f"{doing}: not permitted, this needs CAP_NET_ADMIN")
+    raise _RefusedError(doing, number)

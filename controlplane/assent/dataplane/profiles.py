@@ -29,7 +29,6 @@ class Profile:
             numbers takes one, the usual 2,048 take two, 8,192 take eight.
         tallies: pairs that count on their own (256 bytes each on every CPU); more share one tally.
         interfaces: that count on their own (8 KiB each on every CPU); more share one block.
-        ifindexes: numbers of interfaces that may have a block: 1 up to this, less one.
         relay_routes: destinations that the LWF relay knows a way to (32 bytes each).
         relay_sources: who may register a way to itself there.
         relay_ports: interfaces that it sends by.
@@ -46,7 +45,6 @@ class Profile:
     replay_chunks: int
     tallies: int
     interfaces: int = 7
-    ifindexes: int = 1024
     relay_routes: int = 64
     relay_sources: int = 64
     relay_ports: int = 16
@@ -63,7 +61,6 @@ class Profile:
             "tallies": self.tallies + 1,  # and the shared one
             "bloom": 2 * self.bloom_words,
             "counters": (self.interfaces + 1) * COUNTERS_PER_BLOCK,
-            "interfaces": self.ifindexes,
             "lwf_routes": self.relay_routes,
             "lwf_sources": self.relay_sources,
             "lwf_ports": self.relay_ports,
@@ -97,7 +94,6 @@ DEFAULT = Profile(
     replay_chunks=196_608,
     tallies=16_383,
     interfaces=31,
-    ifindexes=16_384,
     relay_routes=4096,
     relay_sources=4096,
     relay_ports=64,
@@ -115,7 +111,6 @@ LARGE = Profile(
     replay_chunks=3_000_000,
     tallies=131_071,
     interfaces=127,
-    ifindexes=65_536,
     relay_routes=65_536,
     relay_sources=65_536,
     relay_ports=1024,

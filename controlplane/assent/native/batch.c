@@ -9,7 +9,6 @@
 #include <openssl/params.h>
 #include <string.h>
 
-#include "assent/bloom.h"
 #include "assent/tables.h"
 #include "assent/tag.h"
 #include "native.h"
@@ -18,26 +17,6 @@
 #define PAIR_LEN 32
 #define KEY_LEN 16
 #define PSK_LEN 32
-
-void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
-		   const uint8_t *pairs, size_t count, uint8_t *seen)
-{
-	const __u64 seeds[2] = {seed[0], seed[1]};
-	__u64 descriptor = assent_bloom_descriptor(first, mask);
-
-	for (size_t i = 0; i < count; i++) {
-		union {
-			struct assent_pair pair;
-			__u64 words[4];
-		} aligned;
-		__u64 hash, bits;
-
-		memcpy(&aligned.pair, pairs + i * PAIR_LEN, PAIR_LEN);
-		hash = assent_bloom_hash(&aligned.pair, seeds);
-		bits = assent_bloom_bits(hash);
-		seen[i] = (words[assent_bloom_index(descriptor, hash)] & bits) == bits;
-	}
-}
 
 /* SipHash-2-4 with 128 bits of output, of 32 bytes, under the key "assent-cellid-v1". */
 void an_cell_ids(const uint8_t *public_keys, size_t count, uint8_t *ids)

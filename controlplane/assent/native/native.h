@@ -84,9 +84,6 @@ void an_counter_raise(uint64_t *counter, uint64_t value);
 void an_pair_states(const uint8_t *keys, const uint8_t *pairs, size_t count, uint8_t *states);
 void an_bloom_add(uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
 		  const uint8_t *pairs, size_t count);
-/* How many of the pairs get past the filter. */
-size_t an_bloom_count(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
-		      const uint8_t *pairs, size_t count);
 /* Returns when no program that was running in the kernel at the call is running any more. */
 int an_wait_for_readers(void);
 /* seen[i] = 0: the filter does not have this pair, so the session table does not either. */

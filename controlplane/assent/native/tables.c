@@ -63,19 +63,16 @@ void an_bloom_add(uint64_t *words, uint32_t first, uint32_t mask, const uint64_t
 	}
 }
 
-size_t an_bloom_count(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
-		      const uint8_t *pairs, size_t count)
+void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const uint64_t *seed,
+		   const uint8_t *pairs, size_t count, uint8_t *seen)
 {
 	__u64 descriptor = assent_bloom_descriptor(first, mask);
-	size_t passed = 0;
 
 	for (size_t i = 0; i < count; i++) {
-		struct place at =
-		    place_of(pairs + i * sizeof(struct assent_pair), descriptor, seed);
+		struct place at = place_of(pairs + i * sizeof(struct assent_pair), descriptor, seed);
 
-		passed += (words[at.index] & at.bits) == at.bits;
+		seen[i] = (words[at.index] & at.bits) == at.bits;
 	}
-	return passed;
 }
 
 int an_wait_for_readers(void)

@@ -164,6 +164,7 @@ class Reconciler:
             with self._counted(changes):
                 self._remove_unwanted(keys, changes)
             yield
+        self._sessions.tidy()
 
     def _pages(self) -> Iterator[list[WantedRow]]:
         after = ""

@@ -70,6 +70,11 @@ class BloomFilter:
             held.release()
 
     @property
+    def is_settled(self) -> bool:
+        """Whether a rebuild would not have to wait for those who still read the idle half."""
+        return self._clock() - self._swapped_at >= _GRACE_NS
+
+    @property
     def is_crowded(self) -> bool:
         """Whether it holds more pairs than its size is for, and a larger one is possible."""
         words = self.words
@@ -90,13 +95,12 @@ class BloomFilter:
 
         first, words = self._at()
         seen = bytearray(len(pairs) // PAIR_LEN)
-        seed = ffi.new("uint64_t[2]", list(self._config.record().bloom_seed))
         with ffi.from_buffer(self._memory) as base, ffi.from_buffer(seen) as out:
             lib.an_bloom_look(
                 ffi.cast("uint64_t *", base),
                 first,
                 words - 1,
-                seed,
+                self._seed(),
                 pairs,
                 len(seen),
                 ffi.cast("uint8_t *", out),
@@ -118,19 +122,7 @@ class BloomFilter:
         Args:
             pairs: 32 bytes each.
         """
-        from assent._native import ffi, lib
-
-        first, words = self._at()
-        with ffi.from_buffer(self._memory) as base:
-            count: int = lib.an_bloom_count(
-                ffi.cast("uint64_t *", base),
-                first,
-                words - 1,
-                self._seed(),
-                pairs,
-                len(pairs) // PAIR_LEN,
-            )
-        return count
+        return sum(self.look(pairs))
 
     def rebuild(self, pairs: bytes) -> None:
         """Puts a filter of exactly these pairs in place.
@@ -140,7 +132,7 @@ class BloomFilter:
         """
         if not any(self._config.record().bloom_seed):
             self._config.change(bloom_seed=(secrets.randbits(64), secrets.randbits(64)))
-        if self._clock() - self._swapped_at < _GRACE_NS:
+        if not self.is_settled:
             # A CPU may still be reading the half that is about to be cleared.
             from assent._native import lib
 

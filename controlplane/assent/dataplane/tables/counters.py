@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from assent.dataplane.btf import Btf, Layout
 from assent.dataplane.libbpf import Map, possible_cpus
 from assent.dataplane.reasons import Reasons
-from assent.dataplane.tables.units import index
+from assent.dataplane.tables.units import index, present
 
 Direction = Literal["arriving", "leaving"]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("arriving", "leaving")
@@ -70,14 +70,15 @@ class CounterTable:
     """What interfaces count.
 
     An interface counts in a block of its own from the moment that it is attached. Blocks are never
-    given to another one, so that no count ever falls; who comes when all are taken counts under
-    ELSEWHERE.
+    given to another one, so that no count ever falls; who comes when all are taken, or whose number
+    falls on another one's slot, counts under ELSEWHERE.
     """
 
     def __init__(self, btf: Btf, counters: Map, interfaces: Map, reasons: Reasons) -> None:
         self._counters = counters
         self._interfaces = interfaces
         self._reasons = reasons
+        self._interface = btf.map_value("interfaces")
         layout = btf.map_value("counters")
         self._codec, self._at = _words(layout)
         self._suppressed_at = layout.offsetof("suppressed") // 8
@@ -89,15 +90,14 @@ class CounterTable:
 
     def give_block(self, ifindex: int) -> int:
         """Returns the block of an interface, which gets one if there is one left."""
-        if not 0 < ifindex < self._interfaces.max_entries:
-            return ELSEWHERE
-        taken = self._taken()
-        if ifindex in taken:
-            return taken[ifindex]
-        used = set(taken.values())
+        slot = index(ifindex % self._interfaces.max_entries)
+        held = self._interface.unpack(present(self._interfaces.lookup(slot)))
+        if held.block != ELSEWHERE:
+            return int(held.block) if held.ifindex == ifindex else ELSEWHERE
+        used = set(self._taken().values())
         free = next((block for block in range(1, self._blocks) if block not in used), ELSEWHERE)
         if free != ELSEWHERE:
-            self._interfaces.update(index(ifindex), index(free))
+            self._interfaces.update(slot, self._interface.pack(ifindex=ifindex, block=free))
         return free
 
     def read(self, direction: Direction = "arriving") -> dict[str, CounterTotals]:
@@ -112,9 +112,14 @@ class CounterTable:
         return {ifindex: self._sum([block], direction) for ifindex, block in blocks.items()}
 
     def _taken(self) -> dict[int, int]:
-        count = self._interfaces.max_entries
-        blocks = struct.unpack(f"={count}I", self._interfaces.read_range(0, count))
-        return {ifindex: block for ifindex, block in enumerate(blocks) if block != ELSEWHERE}
+        entries = self._interfaces.read_range(0, self._interfaces.max_entries)
+        size = self._interface.size
+        rows = (
+            self._interface.unpack(entries[at : at + size])
+            for at in range(0, len(entries), size)
+            if any(entries[at : at + size])
+        )
+        return {row.ifindex: row.block for row in rows}
 
     def suppressed(self, reasons: Collection[str]) -> dict[Place, Suppressed]:
         """Returns how far some reasons have come wherever they have occurred."""

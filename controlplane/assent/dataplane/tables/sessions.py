@@ -39,7 +39,8 @@ CONTROL_REPLAY_LEN: Final = 1024
 DATA_REPLAY_LEN: Final = 2048
 SHARED_TALLY: Final = 0
 REBUILD_AT_ONCE: Final = 4096
-"""Pairs up to which the bloom filter is rebuilt with every removal; of more, by tidy()."""
+"""Pairs up to which the bloom filter is rebuilt with a removal, at most once a second; else by
+tidy()."""
 PAIR: Final = 2 * CELLID_LEN
 _Runs = list[tuple[int, int]]
 _Slots = list[int]
@@ -518,7 +519,7 @@ class SessionTable:
             return
         self._count -= count
         self._has_left = True
-        if self._count <= REBUILD_AT_ONCE:
+        if self._count <= REBUILD_AT_ONCE and self._bloom.is_settled:
             self.tidy()
 
     def tidy(self) -> bool:
