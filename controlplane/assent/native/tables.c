@@ -69,7 +69,8 @@ void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const u
 	__u64 descriptor = assent_bloom_descriptor(first, mask);
 
 	for (size_t i = 0; i < count; i++) {
-		struct place at = place_of(pairs + i * sizeof(struct assent_pair), descriptor, seed);
+		struct place at =
+		    place_of(pairs + i * sizeof(struct assent_pair), descriptor, seed);
 
 		seen[i] = (words[at.index] & at.bits) == at.bits;
 	}
