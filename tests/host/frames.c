@@ -8,6 +8,7 @@
 #include "assent/replay.h"
 #include "assent/tag.h"
 #include "frames_lwf.h"
+#include "frames_random.h"
 
 #define SECOND 1000000000ULL
 #define MILLISECOND 1000000ULL
@@ -17,31 +18,10 @@
 #define KEPT 64
 #define VLAN_LEN 4
 
-static uint64_t random_state;
 static uint64_t began;
 static frames_push push;
 static uint64_t made;
 static struct frames_frame kept[KEPT];
-
-static uint64_t random_u64(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static uint32_t below(uint32_t bound)
-{
-	return (uint32_t)(random_u64() >> 32) % bound;
-}
-
-static int percent(uint32_t chance)
-{
-	return below(100) < chance;
-}
-
-#define PICK(list) ((list)[below(sizeof(list) / sizeof((list)[0]))])
 
 /* -- who there is to speak for -- */
 

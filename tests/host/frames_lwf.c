@@ -6,37 +6,17 @@
 
 #include "assent/lwf.h"
 #include "assent/wire.h"
+#include "frames_random.h"
 
 #define FAR_AHEAD (1ULL << 50)
 #define ACTION_EVERY 16 /* frames */
 #define KEPT 16
 #define VLAN_LEN 4
 
-static uint64_t random_state;
 static uint64_t began;
 static frames_push push;
 static uint64_t made;
 static struct frames_frame kept[KEPT];
-
-static uint64_t random_u64(void)
-{
-	random_state ^= random_state << 13;
-	random_state ^= random_state >> 7;
-	random_state ^= random_state << 17;
-	return random_state;
-}
-
-static uint32_t below(uint32_t bound)
-{
-	return (uint32_t)(random_u64() >> 32) % bound;
-}
-
-static int percent(uint32_t chance)
-{
-	return below(100) < chance;
-}
-
-#define PICK(list) ((list)[below(sizeof(list) / sizeof((list)[0]))])
 
 /* Some key of a map; of an empty one, and sometimes, nobody's. */
 static struct assent_lwf_hint some_hint(const char *name)

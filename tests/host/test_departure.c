@@ -35,14 +35,7 @@ static int loses_race(void)
 	(loses_race() ? WRITE_RIVAL(p) : __sync_val_compare_and_swap((p), (old), (new)))
 
 #include "assent/departure.h"
-
-#define CLAIM(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);            \
-			abort();                                                                   \
-		}                                                                                  \
-	} while (0)
+#include "cases.h"
 
 static struct {
 	struct assent_local local;
@@ -301,11 +294,7 @@ static void test_racing_cpus(void)
 	CLAIM(let_go[0] + let_go[1] + let_go[2] + let_go[3] >= (int)host.flow.tx_spent);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
-#define CASE(name) {#name, test_##name}
+static const struct host_case cases[] = {
     CASE(a_stamp_is_the_plain_algorithm),
     CASE(nothing_refuses),
     CASE(a_zero_state_is_no_key),
@@ -316,16 +305,7 @@ static const struct {
     CASE(racing_cpus),
 };
 
-/* With no argument: list the cases. With one: run that case. */
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (argc < 2) {
-			puts(cases[i].name);
-		} else if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			return 0;
-		}
-	}
-	return argc < 2 ? 0 : 2;
+	return run_cases(cases, sizeof(cases) / sizeof(*cases), argc, argv);
 }

@@ -35,14 +35,7 @@ static int loses_race(void)
 	(loses_race() ? (*(p) ^= 1ULL << 20) : __sync_val_compare_and_swap((p), (old), (new)))
 
 #include "assent/verdict.h"
-
-#define CLAIM(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);            \
-			abort();                                                                   \
-		}                                                                                  \
-	} while (0)
+#include "cases.h"
 
 #define SEC 1000000000ULL
 #define CHUNKS 8
@@ -810,11 +803,7 @@ static void test_bloom(void)
 	CLAIM(passed > STRANGERS / 1000 && passed < STRANGERS / 100);
 }
 
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
-#define CASE(name) {#name, test_##name}
+static const struct host_case cases[] = {
     CASE(siphash_vectors),
     CASE(tag_covers_every_bit),
     CASE(replay_is_the_model),
@@ -838,16 +827,7 @@ static const struct {
     CASE(bloom),
 };
 
-/* With no argument: list the cases. With one: run that case. */
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		if (argc < 2) {
-			puts(cases[i].name);
-		} else if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			return 0;
-		}
-	}
-	return argc < 2 ? 0 : 2;
+	return run_cases(cases, sizeof(cases) / sizeof(*cases), argc, argv);
 }

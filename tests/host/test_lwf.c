@@ -9,14 +9,7 @@
 #include <string.h>
 
 #include "assent/lwf.h"
-
-#define CLAIM(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);            \
-			abort();                                                                   \
-		}                                                                                  \
-	} while (0)
+#include "cases.h"
 
 static struct assent_lwf_header header(void)
 {
@@ -138,12 +131,7 @@ static void test_fingerprint(void)
 	}
 }
 
-#define CASE(name) {#name, test_##name}
-
-static const struct {
-	const char *name;
-	void (*run)(void);
-} cases[] = {
+static const struct host_case cases[] = {
     CASE(every_length),
     CASE(lengths_between),
     CASE(every_version_and_flag),
@@ -155,13 +143,5 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		if (argc == 1) {
-			puts(cases[i].name);
-		} else if (!strcmp(argv[1], cases[i].name)) {
-			cases[i].run();
-			return 0;
-		}
-	}
-	return argc > 1;
+	return run_cases(cases, sizeof(cases) / sizeof(*cases), argc, argv);
 }
