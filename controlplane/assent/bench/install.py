@@ -16,17 +16,16 @@ import contextlib
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from nacl import bindings
 
-from assent.client import ApiError, Client
+from assent.bench import daemon
 from assent.dataplane.gate import PIN_ROOT, Gate
 from assent.dataplane.libbpf import Program
 from assent.dataplane.profiles import LARGE
@@ -34,7 +33,7 @@ from assent.dataplane.tables import SEC, FlowSpec, PairSpec, SessionSpec
 from assent.errors import FailedPrecondition
 from assent.identity.cellid import from_public_keys
 from assent.provisioning import install_requests
-from assent.v1 import cells_pb2, common_pb2, fabric_pb2, provisioning_pb2
+from assent.v1 import cells_pb2, common_pb2, provisioning_pb2
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, Flags, Header, signed_bytes
@@ -49,8 +48,6 @@ _BLOCKS: Final = 8
 _MTU: Final = 1500
 _MAC: Final = "02:00:00:00:00:01"
 _LOOPBACK: Final = "lo"
-_START_S: Final = 120.0
-_STOP_S: Final = 60.0
 _XDP_DROP, _XDP_PASS = 1, 2  # uapi/linux/bpf.h, enum xdp_action
 
 
@@ -137,7 +134,11 @@ def _over_the_api(peers: Sequence[_Peer], *, with_psks: bool) -> dict[str, Any]:
     ):
         undo.callback(Gate.remove, instance)
         started = time.monotonic()
-        process, client = undo.enter_context(_daemon(instance, Path(run), Path(state), len(items)))
+        settings = Path(run) / "assentd.toml"
+        settings.write_text(f"credit_capacity_blocks = {len(items) * _BLOCKS}\n")
+        process, client = undo.enter_context(
+            daemon.running(instance, LARGE.name, Path(run) / "run", Path(state) / "state", settings)
+        )
         start_seconds = time.monotonic() - started
         request = cells_pb2.CreateLocalRequest(name="local", interface=_LOOPBACK)
         local = CellID(client.cells.CreateLocal(request).id.value)
@@ -217,48 +218,6 @@ def _rates(cells: int, seconds: float, cpu: float) -> dict[str, Any]:
         "cpu_seconds": round(cpu, 3),
         "cells_per_second": round(cells / seconds),
     }
-
-
-@contextlib.contextmanager
-def _daemon(
-    instance: str, run: Path, state: Path, cells: int
-) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
-    """Runs a daemon that can back all grants, and yields it with a client that it answers."""
-    settings = run / "assentd.toml"
-    settings.write_text(f"credit_capacity_blocks = {cells * _BLOCKS}\n")
-    flags = {
-        "--config": settings,
-        "--instance": instance,
-        "--state-dir": state / "state",
-        "--run-dir": run / "run",
-        "--profile": LARGE.name,
-        "--log-level": "error",
-    }
-    command = [str(part) for pair in flags.items() for part in pair]
-    with subprocess.Popen([sys.executable, "-m", "assent.service.main", *command]) as process:
-        try:
-            with Client(run / "run" / "api.sock") as client:
-                _await(client, process)
-                yield process, client
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _await(client: Client, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while True:
-        try:
-            client.fabric.GetStatus(fabric_pb2.GetStatusRequest())
-        except ApiError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise FailedPrecondition("the daemon to be measured does not start") from error
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _memory_mib(process: subprocess.Popen[bytes]) -> float:

@@ -22,7 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from assent.client import ApiError, Client
+from assent.bench import daemon
+from assent.client import Client
 from assent.dataplane.gate import PIN_ROOT, Gate
 from assent.dataplane.profiles import CHAPTER
 from assent.dataplane.reasons import reasons
@@ -34,7 +35,7 @@ from assent.identity.keys import Identity
 from assent.service.escrow import Escrow
 from assent.service.records import StoredSession
 from assent.service.store import Store
-from assent.v1 import cells_pb2, common_pb2, fabric_pb2, keys_pb2, sessions_pb2
+from assent.v1 import cells_pb2, common_pb2, keys_pb2, sessions_pb2
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, Flags, Header
@@ -42,8 +43,6 @@ from assent.wire.fabric import ETHERTYPE, Flags, Header
 TIMES: Final = 300
 GOAL_MS: Final = 5.0
 """What 99 of 100 calls should take at most."""
-_START_S: Final = 30.0
-_STOP_S: Final = 20.0
 _FLOW: Final = 1
 _PEER: Final = cells_pb2.CellRef(name="peer")
 # A pipe has no place in the gate: frames that are run by hand come from the loopback interface.
@@ -152,38 +151,9 @@ def _place() -> Iterator[_Place]:
 @contextlib.contextmanager
 def _daemon(place: _Place) -> Iterator[Client]:
     """Runs a daemon, and yields a client that it answers."""
-    flags = {
-        "--instance": place.instance,
-        "--state-dir": place.state_dir,
-        "--run-dir": place.run_dir,
-        "--profile": CHAPTER.name,
-        "--log-level": "error",
-    }
-    command = [str(part) for pair in flags.items() for part in pair]
-    with subprocess.Popen([sys.executable, "-m", "assent.service.main", *command]) as process:
-        try:
-            with Client(place.run_dir / "api.sock") as client:
-                _await(client, process)
-                yield client
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _await(client: Client, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while True:
-        try:
-            client.fabric.GetStatus(fabric_pb2.GetStatusRequest())
-        except ApiError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise FailedPrecondition("the daemon to be measured does not start") from error
-            time.sleep(0.02)
-        else:
-            return
+    where = place.instance, CHAPTER.name, place.run_dir, place.state_dir
+    with daemon.running(*where) as (_, client):
+        yield client
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from assent.dataplane.btf import Btf, Record
+from assent.dataplane.closing import Closing
 from assent.dataplane.explain_relay import Consulted, relay_consulted
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Object
@@ -64,7 +64,7 @@ class Explanation:
     consulted: tuple[Consulted, ...] = ()
 
 
-class Explainer:
+class Explainer(Closing):
     """Explains frames by a gate's maps. A context manager; the gate must outlive it.
 
     Args:
@@ -142,17 +142,6 @@ class Explainer:
         """Unloads the program. Idempotent."""
         self._program.close()
         self._answer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self, head: bytes, frame_len: int) -> Record:
         self._answer.update(_ONLY, self._layout.pack(frame_len=frame_len))

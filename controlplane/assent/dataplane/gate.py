@@ -25,11 +25,10 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from assent.dataplane import bpffs, egress, migrate
 from assent.dataplane.btf import Btf
+from assent.dataplane.closing import Closing
 from assent.dataplane.egress import Egress, EgressState
 from assent.dataplane.libbpf import Link, Map, Mode, Object, Program
 from assent.dataplane.migrate import Fate, Migration
@@ -64,7 +63,7 @@ class Attachment:
     mode: Mode | None
 
 
-class Gate:
+class Gate(Closing):
     """One gate, opened. Closing it leaves it at work; see destroy().
 
     Attributes:
@@ -279,17 +278,6 @@ class Gate:
             self._egress.close()
         for table in self._maps.values():
             table.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @classmethod
     def _create(

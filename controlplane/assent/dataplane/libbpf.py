@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn
 
+from assent.dataplane.closing import Closing
 from assent.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -102,7 +102,7 @@ def _path(path: Path) -> bytes:
     return os.fsencode(path)
 
 
-class _Owned:
+class _Owned(Closing):
     """A file descriptor with an owner."""
 
     def __init__(self, fd: int) -> None:
@@ -135,17 +135,6 @@ class _Owned:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _open_pin(path: Path) -> int:
@@ -685,7 +674,7 @@ class Link(_Owned):
         return link_id[0], program_id[0], ifindex[0]
 
 
-class Object:
+class Object(Closing):
     """A compiled BPF object file, opened and then loaded.
 
     Maps and programs that it hands out have descriptors of their own and outlive it.
@@ -793,17 +782,6 @@ class Object:
         if handle:
             lib.bpf_object__close(handle)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     @property
     def _open(self) -> Any:
         if not self._handle:
@@ -821,7 +799,7 @@ class Object:
         return os.dup(fd)
 
 
-class RingBuffer:
+class RingBuffer(Closing):
     """Reads a BPF ring buffer. One reader at a time: records that one takes, no other sees."""
 
     def __init__(self, source: Map) -> None:
@@ -855,17 +833,6 @@ class RingBuffer:
         handle, self._handle = self._handle, None
         if handle:
             lib.ring_buffer__free(handle)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def _open(self) -> Any:

@@ -7,8 +7,9 @@ import mmap
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from assent.dataplane.closing import Closing
 from assent.dataplane.libbpf import Map
 from assent.dataplane.tables.config import ConfigTable
 from assent.dataplane.tables.units import SEC
@@ -23,7 +24,7 @@ BITS_A_PAIR: Final = 16
 _GRACE_NS: Final = SEC
 
 
-class BloomFilter:
+class BloomFilter(Closing):
     """One filter, in one of the map's two halves. Close it when done.
 
     Pairs are added to the filter at work, which only ever lets more through. They leave it when it
@@ -40,12 +41,6 @@ class BloomFilter:
         self._memory = mmap.mmap(table.fd, length, mmap.MAP_SHARED)
         self._swapped_at = -_GRACE_NS
         self._count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def words(self) -> int:

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from assent.dataplane.btf import Btf
+from assent.dataplane.closing import Closing
 from assent.dataplane.libbpf import Map, RingBuffer
 from assent.dataplane.reasons import Reasons
 
@@ -44,7 +43,7 @@ class Event:
     cpu: int = 0
 
 
-class EventReader:
+class EventReader(Closing):
     """Reads refused frames off the event ring. One reader a gate: what it takes, no other sees."""
 
     def __init__(self, table: Map, btf: Btf, reasons: Reasons) -> None:
@@ -65,17 +64,6 @@ class EventReader:
     def close(self) -> None:
         """Stops reading. Idempotent."""
         self._ring.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _decode(self, raw: bytes) -> Event:
         # A ring's records are padded to 8 bytes.

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon to be measured: started, awaited and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from assent.client import ApiError, Client
+from assent.errors import FailedPrecondition
+from assent.v1 import fabric_pb2
+
+_START_S: Final = 120.0
+_STOP_S: Final = 60.0
+
+
+@contextlib.contextmanager
+def running(
+    instance: str, profile: str, run_dir: Path, state_dir: Path, config: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+    """Runs a daemon, and yields its process and a client that it answers.
+
+    Args:
+        instance: Its pins are under that name, and stay when it stops.
+        profile: Sizes of its maps.
+        run_dir: Short, for its socket is in there.
+        state_dir: Its store.
+        config: Further settings; None = none.
+
+    Raises:
+        FailedPrecondition: It does not start.
+    """
+    flags: dict[str, object] = {
+        "--instance": instance,
+        "--state-dir": state_dir,
+        "--run-dir": run_dir,
+        "--profile": profile,
+        "--log-level": "error",
+    }
+    if config is not None:
+        flags["--config"] = config
+    command = [str(part) for pair in flags.items() for part in pair]
+    with subprocess.Popen([sys.executable, "-m", "assent.service.main", *command]) as process:
+        try:
+            with Client(run_dir / "api.sock") as client:
+                _await(client, process)
+                yield process, client
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _await(client: Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            client.fabric.GetStatus(fabric_pb2.GetStatusRequest())
+        except ApiError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise FailedPrecondition("the daemon to be measured does not start") from error
+            time.sleep(0.02)
+        else:
+            return
