@@ -28,6 +28,11 @@ build/.venv: pyproject.toml build/.debian
 
 setup: build/.venv ## install what is needed: Debian packages and a virtual environment
 
+build/.debian-test: deploy/debian-packages-test.txt deploy/install-packages
+	$(say) "Debian packages of the tests"
+	@deploy/install-packages deploy/debian-packages-test.txt
+	@mkdir -p build && touch $@
+
 build/.debian-vm: deploy/debian-packages-vm.txt deploy/install-packages
 	$(say) "Debian packages of the virtual machine"
 	@deploy/install-packages deploy/debian-packages-vm.txt
@@ -56,7 +61,7 @@ demo: as-root build ## a real file crosses the fabric, under attack (FILE=/path 
 	$(say) "Demo"
 	@$(BIN)/assent demo $(if $(FILE),--file '$(FILE)') --output build/demo.json
 
-test: as-root build ## all tests; needs root for those that use the kernel
+test: as-root build/.debian-test build ## all tests; needs root for those that use the kernel
 	$(say) "Tests"
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
 

@@ -20,6 +20,7 @@ enum explain_table {
 	EXPLAIN_LWF_ROUTES = 0x80,
 	EXPLAIN_LWF_PORTS = 0x100,
 	EXPLAIN_LWF_SEEN = 0x200,
+	EXPLAIN_LEASE = 0x400, /* in `config` */
 };
 
 enum explain_answer {
@@ -51,6 +52,15 @@ struct explanation {
 	__u64 skew_limit; /* ns */
 	__u64 due;        /* of the rate limit that applies, ns from now; 0 = now or past */
 	__u64 newest;
+	/* of data that is held to the terms of a covenant */
+	__u64 data_ahead; /* ns that the sender runs ahead of its rate */
+	__u64 opens_in;   /* ns until its data is let in; 0 = now or past */
+	__u64 closes_in;  /* ns until it no longer is; 0 = now or past */
+	__u64 lease_left; /* ns; 0 = nothing */
+	__u32 has_rate;
+	__u32 has_end;
+	__u32 payload_limit;
+	__u32 terms_reserved;
 	/* of an LWF frame */
 	__u64 route_left; /* ns until the route expires; 0 = it never does, or has */
 	__u32 route_port;
@@ -129,6 +139,30 @@ static __always_inline void explain_found(struct explanation *out,
 	}
 }
 
+/* What consent comes down to once it is given, as far as the checks of that got. */
+static __always_inline void explain_terms(struct explanation *out,
+					  const struct assent_checked *found)
+{
+	const struct assent_session *session = found->session;
+	__u64 now = assent_now();
+
+	if (out->reason == ASSENT_DROP_NO_COVENANT || out->reason == ASSENT_DROP_QUARANTINED)
+		return;
+	if (session->flags & ASSENT_SESSION_TERMS) {
+		out->has_rate = session->data_interval != 0;
+		out->data_ahead = explain_ahead(ASSENT_READ_ONCE(session->data_due), now);
+		out->opens_in = explain_ahead(session->open_from, now);
+		out->closes_in = explain_ahead(session->open_until, now);
+		out->has_end = session->open_until != 0;
+		out->payload_limit = session->payload_limit;
+	}
+	if (!(session->flags & ASSENT_SESSION_LEASED) || !found->config ||
+	    out->reason == ASSENT_DROP_OUTSIDE_WINDOW)
+		return;
+	out->consulted |= EXPLAIN_LEASE;
+	out->lease_left = explain_ahead(found->config->lease_until, now);
+}
+
 static __always_inline void explain_block(struct explanation *out, const struct assent_header *h,
 					  __u32 len)
 {
@@ -141,10 +175,13 @@ static __always_inline void explain_block(struct explanation *out, const struct 
 			out->consulted |= EXPLAIN_CONFIG;
 		reason = assent_afford(h, &found);
 	}
-	explain_found(out, &found);
-	if (found.session && !found.handshake)
-		explain_flow(out, h, &found);
 	out->reason = reason;
+	explain_found(out, &found);
+	if (!found.session || found.handshake)
+		return;
+	explain_flow(out, h, &found);
+	if (h->flow)
+		explain_terms(out, &found);
 }
 
 static __always_inline void explain_bare(struct explanation *out, const struct assent_bare *bare,
@@ -161,8 +198,10 @@ static __always_inline void explain_bare(struct explanation *out, const struct a
 					   found.config->control_burst);
 		reason = assent_policy(reason, found.session, &note);
 	}
-	explain_found(out, &found);
 	out->reason = reason;
+	explain_found(out, &found);
+	if (found.session)
+		explain_terms(out, &found);
 }
 
 static __always_inline void explain_route(struct explanation *out,

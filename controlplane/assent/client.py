@@ -23,6 +23,7 @@ import grpc
 
 from assent.errors import AssentError, InvalidArgument
 from assent.v1.cells_pb2_grpc import CellsStub
+from assent.v1.covenants_pb2_grpc import CovenantsStub
 from assent.v1.fabric_pb2_grpc import FabricStub
 from assent.v1.grants_pb2_grpc import GrantsStub
 from assent.v1.keys_pb2_grpc import KeysStub
@@ -107,7 +108,7 @@ class Client:
 
     Attributes:
         socket: The socket in use.
-        cells, fabric, grants, keys, provisioning, relay, sessions: Stubs of the services.
+        cells, covenants, fabric, grants, keys, provisioning, relay, sessions: Stubs of the services.
     """
 
     def __init__(self, socket: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -122,6 +123,7 @@ class Client:
         )
         self._channel = plain
         self.cells = CellsStub(channel)
+        self.covenants = CovenantsStub(channel)
         self.fabric = FabricStub(channel)
         self.grants = GrantsStub(channel)
         self.keys = KeysStub(channel)

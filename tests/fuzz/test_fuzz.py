@@ -29,7 +29,7 @@ import pytest
 from assent.dataplane.gate import Gate
 from assent.dataplane.profiles import Profile
 from assent.dataplane.relay import NextHop, RelayTable, Route
-from assent.dataplane.tables import FlowSpec
+from assent.dataplane.tables import FlowSpec, TermLimits
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import Flags
@@ -47,7 +47,7 @@ KEPT = twin.ROOT / "build" / "fuzz"
 FUZZER = ["-fsanitize=fuzzer", "-Wno-unused-const-variable", "-Wno-unused-function"]
 RUNS = os.environ.get("FUZZ_RUNS")
 SHORT_SECONDS = 4
-# Small, for it is set back before each input; the rig sets up two sessions, one after the other.
+# Small, for it is set back before each input; the rig sets up three sessions, and one once more.
 TINY = Profile(
     "tiny",
     locals=4,
@@ -65,6 +65,11 @@ TINY = Profile(
 )
 UNHEARD, SUSPENDED = CellID(b"\x61" * 16), CellID(b"\x62" * 16)
 WATCHED, UNPROVEN = CellID(b"\x63" * 16), CellID(b"\x64" * 16)
+BOUND = CellID(b"\x65" * 16)
+MS = 1_000_000
+# Of the fuzzers' clocks: both begin here, and the gate's goes on by a millisecond a frame.
+BEGIN = 1_000_000 * MS
+TERMS = TermLimits(MS, 20 * MS, 500, BEGIN, BEGIN + 30 * MS)
 AWAY, HERE_TOO, EXPIRED = (Hint(bytes([fill]) * 24) for fill in (0xAA, 0xBB, 0xCC))
 TX_KEY, TX_ADMISSION = bytes(range(32, 48)), bytes(range(48, 64))
 LOOPBACK = 1
@@ -123,6 +128,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, by
             (SUSPENDED, True, {"quarantined": True}),
             (WATCHED, True, {"observed": True}),
             (UNPROVEN, True, {"bare": True}),
+            (BOUND, True, {"control": True, "leased": True, "limits": TERMS}),
             (rig.remote, True, {}),
         ):
             sessions.provision(
@@ -130,6 +136,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, by
             )
         flows = (FlowSpec(1, 100, 50), FlowSpec(2), FlowSpec(3, 5, 5))
         rig.install(remote=WATCHED, skew_limit=0, flows=flows, tx_header_key=TX_KEY)
+        rig.install(remote=BOUND, skew_limit=0, flows=flows, tx_header_key=TX_KEY)
+        rig.tables.config.renew_lease(BEGIN + 20 * MS)
         rig.install(skew_limit=0, flows=flows, tx_header_key=TX_KEY, payload_max=900)
         relay = RelayTable(gate)
         relay.put_route(Route(AWAY, NextHop(LOOPBACK, b"\x02" * 6, b"\x06" * 6)))
@@ -145,6 +153,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, by
             "unheard": rig.frame(src=UNHEARD),
             "suspended": rig.frame(src=SUSPENDED),
             "watched": rig.frame(src=WATCHED, payload_len=64),
+            "bound": rig.frame(src=BOUND, payload_len=100),
+            "bound-control": rig.control(src=BOUND),
+            "bound-bare": rig.bare(src=BOUND),
             "data": data,
             "later": rig.frame(seq=40),
             "lamp": rig.frame(seq=2, flags=Flags.DATA | Flags.LAMP | Flags.BLOCK),
@@ -185,7 +196,9 @@ def gate_seeds(frames: dict[str, bytes]) -> dict[str, bytes]:
     seeds["flood"] = b"".join(records[f"flood-{number:02}"] for number in range(20))
     for how in (0x2F, 0x6F, 0x1F, 0x3F):
         seeds[f"all-{how:x}"] = b"".join(
-            record(bytes([how, whose]), frame) for frame in frames.values() for whose in (0, 1, 4)
+            record(bytes([how, whose]), frame)
+            for frame in frames.values()
+            for whose in (0, 1, 4, 6)
         )
     seeds["relay"] = b"".join(
         record(bytes([0x80, whose]), lwf_frame(sequence=whose)) for whose in (0, 1, 2, 0x80, 0x81)

@@ -7,9 +7,13 @@
  *     left engine <-- left's gate <-- link <------------------------------------------ right engine
  *
  * usage: flow_sim SEED BYTES LOSS_PERCENT DUPLICATE_PERCENT REORDER_PERCENT WINDOW_BLOCKS
+ *                 [BLOCKS_PER_SECOND [BACK_BLOCKS_PER_SECOND]]
+ *
+ * With a rate, right grants left by it, and right's gate holds left to the same rate with the
+ * window as its burst; with a second one, left's do the same to right.
  *
  * Prints one JSON object; exits 0 only if every byte arrived once and in order, both books balance,
- * and no invariant broke on the way.
+ * nobody was over its rate, and no invariant broke on the way.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -28,6 +32,9 @@ struct host {
 	struct assent_flow lines[2] __attribute__((aligned(64)));
 	struct assent_replay_chunk chunks[4];
 	struct an_flow engine;
+	uint64_t rate;     /* blocks a second that the peer may send; 0 = any */
+	double allowance;  /* blocks that it may send now */
+	uint64_t level_at; /* when that was reckoned */
 	uint64_t counted[64];
 };
 
@@ -134,6 +141,23 @@ static void check_books(const struct host *host)
 		fail("more was sent than granted");
 }
 
+/* What was admitted is the window at most, and the rate times the time since, of any interval: a
+ * bucket that is reckoned otherwise than the gate's. */
+static void check_rate(struct host *host, uint32_t cost)
+{
+	double window = host->lines[1].rx_window;
+
+	if (!host->rate)
+		return;
+	host->allowance += (double)(now - host->level_at) * (double)host->rate / 1e9;
+	if (host->allowance > window)
+		host->allowance = window;
+	host->level_at = now;
+	host->allowance -= cost;
+	if (host->allowance < -1e-3)
+		fail("more was admitted than the rate allows");
+}
+
 static void land(struct flying *frame)
 {
 	uint8_t aligned[AN_FRAME_MAX] __attribute__((aligned(8)));
@@ -148,6 +172,10 @@ static void land(struct flying *frame)
 	reason = assent_verdict(h, frame->len - ASSENT_ETH_LEN, &found);
 	host->counted[reason]++;
 	check_books(host);
+	if (reason == ASSENT_DROP_OVER_RATE)
+		fail("who spends what it was granted is over the rate");
+	if (reason == ASSENT_ADMITTED)
+		check_rate(host, assent_frame_cost(assent_be16(h->payload_len)));
 	if (reason == ASSENT_ADMITTED &&
 	    an_flow_input(&host->engine, frame->data, frame->len, now, error, sizeof(error)))
 		fail(error);
@@ -172,9 +200,10 @@ static void arrivals(void)
 /* -- the two hosts -- */
 
 static void set_up(struct host *host, struct host *peer, const char *name, uint8_t id,
-		   uint8_t peer_id, uint32_t window)
+		   uint8_t peer_id, uint32_t window, uint64_t rate)
 {
-	struct an_endpoint_config config = {.epoch = 1, .flow = 1, .mtu = 1500};
+	struct an_endpoint_config config = {
+	    .epoch = 1, .flow = 1, .mtu = 1500, .rx_blocks_per_second = rate};
 	struct assent_header from_peer = {0};
 	uint64_t key[2];
 	char error[128];
@@ -196,6 +225,14 @@ static void set_up(struct host *host, struct host *peer, const char *name, uint8
 	host->session.current = assent_pair_state(key[0], key[1], &from_peer);
 	host->session.flags = ASSENT_SESSION_ESTABLISHED | ASSENT_SESSION_COVENANTED;
 	host->session.flow_count = 2;
+	host->rate = rate;
+	host->allowance = window;
+	host->level_at = now;
+	if (rate) {
+		host->session.flags |= ASSENT_SESSION_TERMS;
+		host->session.data_interval = (1000000000 + rate - 1) / rate;
+		host->session.data_burst = window * host->session.data_interval;
+	}
 	host->lines[1] = (struct assent_flow){
 	    .rx_granted = window,
 	    .tx_granted = window,
@@ -251,19 +288,21 @@ int main(int argc, char **argv)
 	static struct host right;
 	unsigned int loss, duplicate, reorder;
 	uint8_t *source, *sink;
-	uint64_t bytes;
+	uint64_t bytes, rate, back_rate;
 
-	if (argc != 7)
-		fail("usage: flow_sim SEED BYTES LOSS DUPLICATE REORDER WINDOW");
+	if (argc < 7 || argc > 9)
+		fail("usage: flow_sim SEED BYTES LOSS DUPLICATE REORDER WINDOW [RATE [BACK_RATE]]");
 	rng = strtoull(argv[1], NULL, 10) * 2654435761u + 1;
 	bytes = strtoull(argv[2], NULL, 10);
 	loss = (unsigned int)atoi(argv[3]);
 	duplicate = (unsigned int)atoi(argv[4]);
 	reorder = (unsigned int)atoi(argv[5]);
+	rate = argc > 7 ? strtoull(argv[7], NULL, 10) : 0;
+	back_rate = argc > 8 ? strtoull(argv[8], NULL, 10) : 0;
 	now = 1000000000;
 
-	set_up(&left, &right, "left", 'L', 'R', (uint32_t)atoi(argv[6]));
-	set_up(&right, &left, "right", 'R', 'L', (uint32_t)atoi(argv[6]));
+	set_up(&left, &right, "left", 'L', 'R', (uint32_t)atoi(argv[6]), back_rate);
+	set_up(&right, &left, "right", 'R', 'L', (uint32_t)atoi(argv[6]), rate);
 	source = malloc(bytes);
 	sink = calloc(1, bytes);
 	if (!source || !sink)

@@ -444,7 +444,8 @@ static void make_good(const struct peer *peer)
 	struct assent_session *session = peer->session;
 
 	session->flags |= ASSENT_SESSION_COVENANTED;
-	session->flags &= ~(__u32)(ASSENT_SESSION_QUARANTINED | ASSENT_SESSION_OBSERVED);
+	session->flags &= ~(__u32)(ASSENT_SESSION_QUARANTINED | ASSENT_SESSION_OBSERVED |
+				   ASSENT_SESSION_TERMS | ASSENT_SESSION_LEASED);
 	session->payload_max = 0;
 	session->handshake_due = session->control_due = began + FAR_AHEAD;
 	session->lamp_due = session->bare_due = began + FAR_AHEAD;
@@ -494,13 +495,51 @@ static void change_flow(const struct peer *peer, uint32_t number)
 	push_flow(peer, number);
 }
 
+/* Windows that are open or closed for as long as a run lasts, and a rate that has some blocks left.
+ */
+static void change_terms(struct assent_session *session)
+{
+	static const uint32_t limits[] = {0, 0, 1, 64, 1000, 1407};
+	const struct assent_config *config = host_map_value(host_map_named("config"), 0);
+
+	session->flags |= ASSENT_SESSION_TERMS;
+	session->data_interval = percent(50) ? config->lamp_interval : 0;
+	session->data_burst = config->lamp_burst;
+	session->data_due = lamp_after(below(30));
+	session->open_from = percent(80) ? below(2) : began + FAR_AHEAD;
+	session->open_until = percent(80) ? 0 : percent(50) ? 1 : began + FAR_AHEAD;
+	session->payload_limit = PICK(limits);
+}
+
+/* Gives the lease of covenants, or takes it away. */
+static void change_lease(void)
+{
+	struct host_map *map = host_map_named("config");
+	struct assent_config *config = host_map_value(map, 0);
+	uint32_t only = 0;
+
+	config->lease_until = percent(50) ? began + FAR_AHEAD : below(2);
+	push(map, &only, config);
+}
+
 static void change_session(const struct peer *peer)
 {
 	struct assent_session *session = peer->session;
 
 	static const uint16_t sizes[] = {1, 63, 64, 1000, 1407};
 
-	switch (below(10)) {
+	switch (below(14)) {
+	case 10:
+		change_terms(session);
+		break;
+	case 11:
+		session->flags ^= ASSENT_SESSION_LEASED;
+		change_lease();
+		break;
+	case 12:
+	case 13:
+		session->flags ^= ASSENT_SESSION_CONTROL;
+		break;
 	case 6:
 		session->flags ^= ASSENT_SESSION_OBSERVED;
 		break;

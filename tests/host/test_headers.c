@@ -671,24 +671,35 @@ static void test_nothing_refuses(void)
 	CLAIM(verdict(&h) == ASSENT_ADMITTED);
 }
 
-/* A LAMP frame must fit into the allowance as a whole; time fills it again, and no further. */
-static void test_lamp_allowance(void)
+static enum assent_reason fits(const __u64 *due, __u64 now, __u32 cost, __u64 interval, __u64 burst)
+{
+	return assent_blocks_check(due, now, cost, interval, burst, ASSENT_DROP_NO_LAMP);
+}
+
+static enum assent_reason charge(__u64 *due, __u64 now, __u32 cost, __u64 interval, __u64 burst)
+{
+	return assent_blocks_charge(due, now, cost, interval, burst, ASSENT_DROP_NO_LAMP);
+}
+
+/* A frame must fit into the allowance as a whole; time fills it again, and no further. */
+static void test_allowance_of_blocks(void)
 {
 	__u64 due = 0, admitted = 0, now = 1000;
 
-	CLAIM(assent_lamp_charge(&due, now, 4, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(charge(&due, now, 4, 10, 30) == ASSENT_DROP_NO_LAMP);
 	CLAIM(due == 0);
-	CLAIM(assent_lamp_check(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
-	CLAIM(assent_lamp_charge(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
-	CLAIM(assent_lamp_check(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
-	CLAIM(assent_lamp_charge(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
-	CLAIM(assent_lamp_charge(&due, now + 10, 1, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(fits(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(charge(&due, now, 3, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(fits(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(charge(&due, now + 9, 1, 10, 30) == ASSENT_DROP_NO_LAMP);
+	CLAIM(fits(&due, now + 10, 1, 10, 30) == ASSENT_ADMITTED);
+	CLAIM(charge(&due, now + 10, 1, 10, 30) == ASSENT_ADMITTED);
 	due = 0;
 	for (int i = 0; i < 1000000; i++) {
 		__u32 cost = 1 + (__u32)(random_u64() % 24);
 
 		now += random_u64() % 64;
-		if (assent_lamp_charge(&due, now, cost, 100, 6400) == ASSENT_ADMITTED)
+		if (charge(&due, now, cost, 100, 6400) == ASSENT_ADMITTED)
 			admitted += cost;
 		CLAIM(admitted <= (now - 1000 + 6400) / 100);
 	}
@@ -737,6 +748,299 @@ static void test_observed(void)
 	h = header_of(2, ASSENT_FLAG_DATA, 1);
 	sign(&h, header_key);
 	CLAIM(verdict(&h) == ASSENT_DROP_QUARANTINED);
+}
+
+/* -- covenants */
+
+/* A frame that nothing is wrong with but what consent and its terms say. */
+static struct assent_header data_frame(uint32_t seq, uint32_t payload_len)
+{
+	struct assent_header h = header_of(seq, ASSENT_FLAG_DATA, 1);
+
+	h.payload_len = assent_be16(payload_len);
+	sign(&h, header_key);
+	return h;
+}
+
+static enum assent_reason verdict_on_data(uint32_t seq, uint32_t payload_len)
+{
+	struct assent_header h = data_frame(seq, payload_len);
+	struct assent_found found = {0};
+
+	return assent_verdict(&h, sizeof(h) + assent_padded_len(payload_len), &found);
+}
+
+static enum assent_reason verdict_on_control(uint32_t seq)
+{
+	struct assent_header h = header_of(seq, ASSENT_FLAG_DATA, 0);
+
+	sign(&h, header_key);
+	return verdict(&h);
+}
+
+static enum assent_reason verdict_on_handshake(uint64_t timestamp)
+{
+	struct assent_header h = header_of(0, ASSENT_FLAG_SYN, 0);
+
+	h.timestamp = assent_be64(timestamp);
+	sign(&h, admission_key);
+	return verdict(&h);
+}
+
+/* What consent and its terms should say, in as few words as there can be. */
+static enum assent_reason consent_model(__u32 flags, bool control, bool open, bool alive,
+					enum assent_reason *observed)
+{
+	enum assent_reason reason = ASSENT_ADMITTED;
+
+	*observed = ASSENT_ADMITTED;
+	if (control && flags & ASSENT_SESSION_CONTROL)
+		return ASSENT_ADMITTED;
+	if (!(flags & ASSENT_SESSION_COVENANTED))
+		reason = ASSENT_DROP_NO_COVENANT;
+	else if (!control && !(flags & ASSENT_SESSION_QUARANTINED)) {
+		if (flags & ASSENT_SESSION_TERMS && !open)
+			reason = ASSENT_DROP_OUTSIDE_WINDOW;
+		else if (flags & ASSENT_SESSION_LEASED && !alive)
+			reason = ASSENT_DROP_LEASE_EXPIRED;
+	}
+	if (flags & ASSENT_SESSION_OBSERVED) {
+		*observed = reason;
+		reason = ASSENT_ADMITTED;
+	}
+	if (!reason && flags & ASSENT_SESSION_QUARANTINED)
+		return ASSENT_DROP_QUARANTINED;
+	if (!*observed && flags & ASSENT_SESSION_OBSERVED && !control) {
+		if (flags & ASSENT_SESSION_TERMS && !open)
+			*observed = ASSENT_DROP_OUTSIDE_WINDOW;
+		else if (flags & ASSENT_SESSION_LEASED && !alive)
+			*observed = ASSENT_DROP_LEASE_EXPIRED;
+	}
+	return reason;
+}
+
+/* Every combination of flags, for each kind of frame, with the window open or not and the lease
+ * running or not. */
+static void test_consent_exhaustively(void)
+{
+	static const __u32 bits[] = {
+	    ASSENT_SESSION_COVENANTED, ASSENT_SESSION_QUARANTINED, ASSENT_SESSION_OBSERVED,
+	    ASSENT_SESSION_CONTROL,    ASSENT_SESSION_TERMS,       ASSENT_SESSION_LEASED,
+	};
+	enum { DATA, CONTROL, HANDSHAKE, KINDS };
+
+	for (int set = 0; set < 1 << 6; set++) {
+		for (int at = 0; at < KINDS * 4; at++) {
+			bool open = at & 1, alive = at & 2, control = at / 4 != DATA;
+			enum assent_reason expected, observed;
+			struct assent_found found = {0};
+			struct assent_session before;
+			struct assent_header h;
+
+			reset();
+			host.session.flags = ASSENT_SESSION_ESTABLISHED;
+			for (int bit = 0; bit < 6; bit++) {
+				if (set & 1 << bit)
+					host.session.flags |= bits[bit];
+			}
+			host.session.open_from = open ? 0 : host.now + 1;
+			host.config.lease_until = alive ? host.now + 1 : host.now;
+			h = at / 4 == DATA
+				? data_frame(1, 0)
+				: header_of(
+				      1, at / 4 == CONTROL ? ASSENT_FLAG_DATA : ASSENT_FLAG_SYN, 0);
+			h.timestamp = assent_be64(1);
+			sign(&h, at / 4 == HANDSHAKE ? admission_key : header_key);
+			before = host.session;
+			expected =
+			    consent_model(host.session.flags, control, open, alive, &observed);
+			CLAIM(assent_verdict(&h, sizeof(h), &found) == expected);
+			CLAIM(expected || found.observed == observed);
+			if (expected) {
+				CLAIM(!memcmp(&before, &host.session, sizeof(before)));
+				CLAIM(!host.flows[0].rx_highest && !host.flows[1].rx_spent);
+			}
+		}
+	}
+}
+
+static void test_window_to_the_nanosecond(void)
+{
+	reset();
+	host.session.flags |= ASSENT_SESSION_TERMS;
+	host.session.open_from = host.now;
+	host.session.open_until = host.now + 10;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_ADMITTED);
+	host.now += 9;
+	CLAIM(verdict_on_data(2, 0) == ASSENT_ADMITTED);
+	host.now++;
+	CLAIM(verdict_on_data(3, 0) == ASSENT_DROP_OUTSIDE_WINDOW);
+	host.session.open_until = 0;
+	CLAIM(verdict_on_data(3, 0) == ASSENT_ADMITTED);
+	host.session.open_from = host.now + 1;
+	CLAIM(verdict_on_data(4, 0) == ASSENT_DROP_OUTSIDE_WINDOW);
+	CLAIM(verdict_on_control(4) == ASSENT_ADMITTED);
+	CLAIM(verdict_on_handshake(4) == ASSENT_ADMITTED);
+	/* One that ends before it begins is never open. */
+	host.session.open_until = host.now - 1;
+	for (int i = 0; i < 4; i++, host.now++)
+		CLAIM(verdict_on_data(4, 0) == ASSENT_DROP_OUTSIDE_WINDOW);
+	CLAIM(host.flows[1].rx_highest == 3 && host.flows[1].rx_spent == 3);
+	/* Without TERMS nothing of that is read. */
+	host.session.flags &= ~(__u32)ASSENT_SESSION_TERMS;
+	CLAIM(verdict_on_data(4, 0) == ASSENT_ADMITTED);
+}
+
+static void test_lease_to_the_nanosecond(void)
+{
+	reset();
+	host.session.flags |= ASSENT_SESSION_LEASED;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_DROP_LEASE_EXPIRED); /* nobody has ever given one */
+	host.config.lease_until = host.now + 1;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_ADMITTED);
+	host.now++;
+	CLAIM(verdict_on_data(2, 0) == ASSENT_DROP_LEASE_EXPIRED);
+	CLAIM(verdict_on_control(2) == ASSENT_ADMITTED);
+	CLAIM(verdict_on_handshake(2) == ASSENT_ADMITTED);
+	CLAIM(host.flows[1].rx_highest == 1);
+	/* What needs no lease goes on without. */
+	host.session.flags &= ~(__u32)ASSENT_SESSION_LEASED;
+	CLAIM(verdict_on_data(2, 0) == ASSENT_ADMITTED);
+}
+
+static void test_payload_limit_to_the_byte(void)
+{
+	reset();
+	host.session.flags |= ASSENT_SESSION_TERMS;
+	host.session.payload_limit = 100;
+	CLAIM(verdict_on_data(1, 100) == ASSENT_ADMITTED);
+	CLAIM(verdict_on_data(2, 101) == ASSENT_DROP_OVERSIZE);
+	host.session.payload_max = 50; /* the stricter of the two */
+	CLAIM(verdict_on_data(2, 51) == ASSENT_DROP_OVERSIZE);
+	host.session.payload_max = 0;
+	host.session.payload_limit = 1U << 31; /* more than a frame can have */
+	CLAIM(verdict_on_data(2, 1400) == ASSENT_ADMITTED);
+	host.session.payload_limit = 0;
+	CLAIM(verdict_on_data(3, 1400) == ASSENT_ADMITTED);
+}
+
+/* The rate in the terms counts by blocks, LAMP or not, and control not at all. */
+static void test_rate_of_terms(void)
+{
+	struct assent_header h;
+
+	reset();
+	host.session.flags |= ASSENT_SESSION_TERMS;
+	host.session.data_interval = 10;
+	host.session.data_burst = 30;
+	CLAIM(verdict_on_data(1, 129) == ASSENT_DROP_OVER_RATE); /* four blocks never fit */
+	CLAIM(verdict_on_data(1, 64) == ASSENT_ADMITTED);
+	CLAIM(host.session.data_due == host.now + 20);
+	CLAIM(verdict_on_data(2, 64) == ASSENT_DROP_OVER_RATE);
+	CLAIM(verdict_on_data(2, 0) == ASSENT_ADMITTED);
+	CLAIM(verdict_on_data(3, 0) == ASSENT_DROP_OVER_RATE);
+	CLAIM(verdict_on_control(1) == ASSENT_ADMITTED);
+	CLAIM(host.session.data_due == host.now + 30 && host.flows[1].rx_spent == 3);
+	host.now += 9;
+	CLAIM(verdict_on_data(3, 0) == ASSENT_DROP_OVER_RATE);
+	host.now++;
+	h = header_of(3, ASSENT_FLAG_DATA | ASSENT_FLAG_LAMP, 1);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_ADMITTED);
+	CLAIM(host.session.data_due == host.now + 30 && host.session.lamp_due == host.now + 10);
+	CLAIM(host.flows[1].rx_spent == 3);
+	h = header_of(4, ASSENT_FLAG_DATA | ASSENT_FLAG_LAMP, 1);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_DROP_OVER_RATE);
+	CLAIM(host.session.lamp_due == host.now + 10);
+	/* No rate is any rate. */
+	host.session.data_interval = 0;
+	CLAIM(verdict_on_data(4, 1400) == ASSENT_ADMITTED);
+	CLAIM(host.session.data_due == host.now + 30);
+}
+
+/* What is refused for any reason is not charged to the rate. */
+static void test_rate_of_terms_is_charged_last(void)
+{
+	struct assent_header h;
+
+	reset();
+	host.session.flags |= ASSENT_SESSION_TERMS;
+	host.session.data_interval = 10;
+	host.session.data_burst = 100;
+	h = data_frame(1, 0);
+	h.tag ^= 1;
+	CLAIM(verdict(&h) == ASSENT_DROP_BAD_TAG);
+	CLAIM(verdict_on_data(0, 0) == ASSENT_DROP_REPLAY);
+	host.flows[1].rx_granted = 0;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_DROP_NO_CREDIT);
+	host.config.lamp_burst = 0;
+	h = header_of(1, ASSENT_FLAG_DATA | ASSENT_FLAG_LAMP, 1);
+	sign(&h, header_key);
+	CLAIM(verdict(&h) == ASSENT_DROP_NO_LAMP);
+	CLAIM(host.session.data_due == 0);
+	/* Where neither rate nor credit is left, it is the rate that says so. */
+	host.session.data_burst = 9;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_DROP_OVER_RATE);
+	/* A word that changes under every try. */
+	host.session.data_burst = 100;
+	host.flows[1].rx_granted = 1000;
+	races_to_lose = ASSENT_RATE_TRIES;
+	CLAIM(verdict_on_data(1, 0) == ASSENT_DROP_CONTENDED);
+	CLAIM(host.session.data_due == 0 && host.flows[1].rx_spent == 0);
+	CLAIM(verdict_on_data(1, 0) == ASSENT_ADMITTED);
+}
+
+/* The first rule that was broken is noted, and what there is no room for is not charged. */
+static void test_observed_terms(void)
+{
+	struct assent_found found = {0};
+	struct assent_header h;
+
+	reset();
+	host.session.flags |=
+	    ASSENT_SESSION_TERMS | ASSENT_SESSION_LEASED | ASSENT_SESSION_OBSERVED;
+	host.session.data_interval = 10;
+	h = data_frame(1, 0);
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+	CLAIM(found.observed == ASSENT_DROP_LEASE_EXPIRED);
+	CLAIM(host.session.data_due == 0 && host.flows[1].rx_spent == 1);
+	host.config.lease_until = host.now + 1;
+	h = data_frame(2, 0);
+	found = (struct assent_found){0};
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+	CLAIM(found.observed == ASSENT_DROP_OVER_RATE);
+	CLAIM(host.session.data_due == 0 && host.flows[1].rx_spent == 2);
+	CLAIM(verdict(&h) == ASSENT_DROP_REPLAY);
+}
+
+/* A bare frame is data, with or without CONTROL. It proves nothing, so it uses up no rate. */
+static void test_bare_frames_under_terms(void)
+{
+	uint8_t frame[64] __attribute__((aligned(8))) = {0};
+	struct assent_bare *bare = (struct assent_bare *)frame;
+	struct assent_found found = {0};
+
+	reset();
+	host.session.flags |= ASSENT_SESSION_BARE | ASSENT_SESSION_CONTROL | ASSENT_SESSION_TERMS |
+			      ASSENT_SESSION_LEASED;
+	host.session.open_from = host.now + 1;
+	host.session.payload_limit = 9;
+	host.session.data_interval = 10;
+	bare->pair = host.pair;
+	bare->seq = assent_be32(3);
+	bare->payload_len = assent_be16(10);
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_OUTSIDE_WINDOW);
+	host.now++;
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_LEASE_EXPIRED);
+	host.config.lease_until = host.now + 1;
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_OVERSIZE);
+	CLAIM(!host.session.bare_seen && !host.session.bare_due);
+	host.session.payload_limit = 10;
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_ADMITTED);
+	CLAIM(host.session.data_due == 0);
+	host.session.flags &= ~(__u32)ASSENT_SESSION_COVENANTED;
+	CLAIM(assent_judge(frame, frame + 50, &found) == ASSENT_DROP_NO_COVENANT);
 }
 
 static void test_bare_frames(void)
@@ -820,9 +1124,17 @@ static const struct host_case cases[] = {
     CASE(flags_exhaustively),
     CASE(handshake_by_timestamp),
     CASE(nothing_refuses),
-    CASE(lamp_allowance),
+    CASE(allowance_of_blocks),
     CASE(lamp_and_credit_are_apart),
     CASE(observed),
+    CASE(consent_exhaustively),
+    CASE(window_to_the_nanosecond),
+    CASE(lease_to_the_nanosecond),
+    CASE(payload_limit_to_the_byte),
+    CASE(rate_of_terms),
+    CASE(rate_of_terms_is_charged_last),
+    CASE(observed_terms),
+    CASE(bare_frames_under_terms),
     CASE(bare_frames),
     CASE(bloom),
 };

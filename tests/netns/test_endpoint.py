@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -86,3 +89,63 @@ def test_an_empty_file_and_one_of_a_byte_arrive(pair, random_file):
         sender = pair.background("left", "send", str(file), "--to", "right", "--json")
         assert sender.result(60)["sha256"] == receiver.result(60)["sha256"]
         assert (inbox / file.name).read_bytes() == file.read_bytes()
+
+
+# As `assent recv` does it, of one file that is awaited, by a receiver that paces its grants.
+PACED_RECEIVER = """
+import json, sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from assent.client import Client
+from assent.transport.access import access_of
+from assent.transport.endpoint import FlowEndpoint, Progress
+from assent.v1.cells_pb2 import CellRef
+from assent.v1.sessions_pb2 import OpenFlowRequest
+
+path, size, rate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with Client(path) as client:
+    handle = client.sessions.OpenFlow(OpenFlowRequest(remote=CellRef(name="left"), flow=2))
+access = replace(access_of(handle), rx_blocks_per_second=rate)
+sink = bytearray(size)
+with FlowEndpoint(access) as endpoint:
+    print("open", flush=True)
+    with endpoint.receiving(sink):
+        while endpoint.run(100) is not Progress.RECEIVED:
+            pass
+    endpoint.linger(200)
+    print(json.dumps(asdict(endpoint.stats())), flush=True)
+"""
+
+
+def test_a_peer_held_to_a_rate_sends_at_that_rate_and_is_receipted_to_the_end(
+    pair, random_file, digest
+):
+    window, rate, size = 2048, 20_000, 2 << 20
+    for here, there in (("left", "right"), ("right", "left")):
+        pair.cli(here, "grants", "set", there, "2", str(window))
+    pair.cli("left", "sessions", "connect", "right", "--renew")
+    node = pair["right"]
+    file = random_file("paced.bin", size)
+    with subprocess.Popen(
+        node.host.command(
+            sys.executable, "-c", PACED_RECEIVER, str(node.socket), str(size), str(rate)
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "open\n"
+        sender = pair.background(
+            "left", "send", str(file), "--to", "right", "--flow", "2", "--json"
+        )
+        sent = sender.result(60)
+        received = json.loads(receiver.stdout.readline())
+    assert receiver.returncode == 0
+    assert received["rx_payload"] == size
+    assert sent["sha256"] == digest(file)
+    # The last receipt comes when all that was sent is granted: the window but once, the rest and
+    # it as well at the rate.
+    assert sent["seconds"] >= size / 64 / rate
+    assert sent["seconds"] < 3 * size / 64 / rate + 1
+    assert sent["stats"]["probes_sent"] < 20
+    assert sent["stats"]["tx_payload"] == size

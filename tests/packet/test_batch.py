@@ -15,7 +15,7 @@ from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Map
 from assent.dataplane.profiles import CHAPTER, Profile
 from assent.dataplane.slots import RunAllocator
-from assent.dataplane.tables import SEC, FlowSpec, PairSpec, SessionSpec
+from assent.dataplane.tables import SEC, FlowSpec, PairSpec, SessionSpec, TermLimits
 from assent.errors import InvalidArgument, NotFound, ResourceExhausted
 from assent.handshake.keys import admission_key, admission_keys
 from assent.identity.cellid import from_public_key, from_public_keys
@@ -59,8 +59,15 @@ def pair_of(number: int, **changes: Any) -> PairSpec:
         departing_key=bytes([100 + number]) * 16 if number % 2 else None,
         observed=number % 3 == 0,
         bare=number % 5 == 0,
+        control=number % 2 == 0,
+        leased=number % 7 == 0,
+        limits=limits_of(number) if number % 4 == 0 else None,
     )
     return replace(usual, **changes)
+
+
+def limits_of(number: int) -> TermLimits:
+    return TermLimits(number, 2 * number, 3 * number, 4 * number, 5 * number)
 
 
 def session_of(number: int, **changes: Any) -> SessionSpec:
@@ -90,6 +97,9 @@ def provision(gate: Gate, spec: PairSpec) -> None:
         departing_key=spec.departing_key,
         observed=spec.observed,
         bare=spec.bare,
+        control=spec.control,
+        leased=spec.leased,
+        limits=spec.limits,
     )
 
 
@@ -248,7 +258,7 @@ def test_a_failure_half_way_is_undone(gate: Gate, monkeypatch: pytest.MonkeyPatc
         if table.name == "sessions" and not calls:
             calls += 1
             half = count // 2
-            write(table, keys[: half * 32], values[: half * 256], half)
+            write(table, keys[: half * 32], values[: half * table.value_size], half)
             raise ResourceExhausted("map sessions is full")
         write(table, keys, values, count)
 

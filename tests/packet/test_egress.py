@@ -7,10 +7,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from assent.dataplane.tables import SEC, FlowSpec
+from assent.dataplane.tables import SEC, FlowSpec, TermLimits
 from assent.errors import ResourceExhausted
 from assent.wire.cellid import CellID
 from assent.wire.fabric import Flags, block_cost, signed_bytes
@@ -251,6 +252,45 @@ def test_nothing_leaves_to_whom_nothing_was_agreed_with(gates: TwoGates):
         gates.pass_out(frame)
 
 
+def test_data_leaves_in_its_window_and_under_its_lease(gates: TwoGates):
+    far = (1 << 63) - 1
+    for frame in (gates.frame(), gates.frame(key=KEY)):
+        gates.provision(limits=TermLimits(open_from=far))
+        gates.refuse(frame, "outside_window")
+        gates.provision(limits=TermLimits(open_until=1))
+        gates.refuse(frame, "outside_window")
+        gates.provision(leased=True, limits=TermLimits(open_until=far))
+        gates.refuse(frame, "lease_expired")
+        gates.sender.tables.config.renew_lease(far)
+        gates.pass_out(frame)
+        gates.sender.tables.config.renew_lease(1)
+
+
+def test_rate_and_payload_are_held_to_where_they_arrive(gates: TwoGates):
+    gates.provision(limits=TermLimits(SEC, 0, payload_limit=1))
+    before = gates.sender.map("sessions").lookup(bytes(THERE) + bytes(HERE))
+    gates.pass_out(gates.frame())
+    assert gates.sender.map("sessions").lookup(bytes(THERE) + bytes(HERE)) == before
+
+
+def test_flow_0_leaves_whatever_consent_says_where_covenants_are_made(gates: TwoGates):
+    control, syn = gates.frame(flow=0), gates.frame(flow=0, flags=Flags.SYN | BLOCK)
+    closed = TermLimits(open_until=1)
+    for covenanted, quarantined, reason in (
+        (False, False, "no_covenant"),
+        (False, True, "no_covenant"),
+        (True, True, "quarantined"),
+    ):
+        policy = {"covenanted": covenanted, "quarantined": quarantined}
+        gates.provision(**policy)
+        for frame in (control, syn):
+            gates.refuse(frame, reason)
+        gates.provision(**policy, control=True, leased=True, limits=closed)
+        gates.refuse(gates.frame(), reason)
+        for frame in (control, syn):
+            gates.pass_out(frame)
+
+
 def test_a_session_that_ended_sends_nothing(gates: TwoGates):
     frame = gates.frame(key=KEY)
     gates.sender.tables.sessions.uninstall(THERE, HERE)
@@ -275,10 +315,12 @@ def test_a_session_without_a_departing_key_sends_nothing(gates: TwoGates):
         ("no_covenant", {"covenanted": False}, {}),
         ("no_credit", {}, {"flow": 2}),
         ("unknown_flow", {}, {"flow": 3}),
+        ("outside_window", {"limits": TermLimits(open_until=1)}, {}),
+        ("lease_expired", {"leased": True}, {}),
     ],
 )
 def test_policy_is_noted_in_an_observed_session(
-    gates: TwoGates, reason: str, policy: dict[str, bool], fields: dict[str, object]
+    gates: TwoGates, reason: str, policy: dict[str, Any], fields: dict[str, object]
 ):
     gates.provision(observed=True, **policy)
     header = header_of(gates.pass_out(gates.frame(**fields)))

@@ -24,7 +24,7 @@ from assent.dataplane.libbpf import Link, Map, Program
 from assent.dataplane.migrate import ARRAY, HASH, LRU_HASH, XSKMAP, Fate, Shape
 from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import CHAPTER, DEFAULT, Profile
-from assent.dataplane.tables import FlowSpec, GateConfig, SessionSpec
+from assent.dataplane.tables import SEC, FlowSpec, GateConfig, SessionSpec, TermLimits
 from assent.errors import FailedPrecondition, ResourceExhausted
 from assent.wire.cellid import CellID
 from assent.wire.fabric import Flags
@@ -38,6 +38,14 @@ pytestmark = pytest.mark.skipif(
 )
 INSTANCE = "one"
 KEY = bytes(16)
+FAR = (1 << 63) - 1
+# What a session's entry had not yet, before there were covenants in it.
+LINE_4 = frozenset(
+    {
+        *("data_interval", "data_burst", "data_due", "open_from", "open_until"),
+        *("payload_limit", "terms_reserved"),
+    }
+)
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +138,11 @@ def filled(gate: Gate) -> tuple[Rig, list[bytes]]:
     rig = Timeless(gate)
     tables = gate.tables
     tables.config.write(GateConfig(event_interval=12345))
+    tables.config.renew_lease(FAR)
+    terms = TermLimits(1, SEC, 2000, 1, FAR)
+    tables.sessions.set_consent(
+        rig.remote, rig.local, True, control=True, leased=True, limits=terms
+    )
     gate.map("lwf_sources").update(bytes(range(24)), bytes(range(16)))
     for ifindex in (6, 5, 7):
         gate.tables.counters.give_block(ifindex)
@@ -223,6 +236,22 @@ class TestConverter:
         old, new = layout(("a", 4)), layout(Field("a", 0, 4, "bytes", count=4))
         with pytest.raises(FailedPrecondition, match="member a of thing has become something"):
             Converter("map m", old, new)
+
+    def test_a_session_of_before_there_were_terms(self) -> None:
+        """It comes over as one that is held to none."""
+        new = Btf.from_object(packaged("gate")).map_value("sessions")
+        members = tuple(field for field in new.fields if field.name not in LINE_4)
+        old = replace(new, size=256, fields=members)
+        before = {"flags": 5, "session_id": 7, "bare_seen": 9, "departing_admission": b"\1" * 32}
+        carried = new.unpack(Converter("map sessions", old, new)(old.pack(**before)))
+        assert carried == new.unpack(new.pack(**before))
+        assert not any(carried.pack()[256:])
+        shapes = [Shape(HASH, 8, 0, layout(("key", 32)), one) for one in (old, new)]
+        essential = dict.fromkeys(("config", "locals", "flows", "replay"), shapes[1])
+        fates = migrate.plan(
+            "x", essential | {"sessions": shapes[0]}, essential | {"sessions": shapes[1]}
+        ).fates
+        assert {name for name, fate in fates.items() if fate is Fate.CARRIED} == {"sessions"}
 
 
 NUMBER = layout(("value", 4), name="")

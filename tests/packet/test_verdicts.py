@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from assent.dataplane.reasons import ADMITTED, reasons
-from assent.dataplane.tables import SEC, FlowSpec
+from assent.dataplane.tables import SEC, FlowSpec, TermLimits
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import FLAGS_KNOWN, Flags, block_cost
 
@@ -23,6 +23,7 @@ from .conftest import tagged
 XDP_PASS, XDP_REDIRECT = 2, 4
 AF_XDP = 44
 HOUR = 3600 * SEC
+FAR = (1 << 63) - 1
 DATA = Flags.DATA | Flags.BLOCK
 
 # Reasons that no single arriving fabric frame can bring about.
@@ -127,6 +128,50 @@ def spend_lamp(rig: Any) -> bytes:
     return lamp(3, seq=3, flow=2)(rig)
 
 
+def held(
+    kind: str = "frame", *, limits: TermLimits | None = None, lease: int = 0, **fields: Any
+) -> Callable[[Any], bytes]:
+    """A frame of a pair in a covenant; `lease`: when that ends, monotonic ns; 0 = it needs none."""
+
+    def act(rig: Any) -> bytes:
+        rig.tables.sessions.set_consent(
+            rig.remote, rig.local, True, control=True, leased=bool(lease), limits=limits
+        )
+        if lease:
+            rig.tables.config.renew_lease(lease)
+        return getattr(rig, kind)(**fields)
+
+    return act
+
+
+def rate(blocks: int) -> TermLimits:
+    """So many blocks, and no more within the time that a test takes."""
+    return TermLimits(interval_ns=HOUR, burst_ns=blocks * HOUR)
+
+
+def spend_rate(rig: Any) -> bytes:
+    rig.admit(held(limits=rate(3), seq=1)(rig))
+    rig.admit(rig.frame(seq=2, payload_len=64))
+    return rig.frame(seq=3)
+
+
+def spend_rate_on_lamps(rig: Any) -> bytes:
+    rig.admit(held(limits=rate(1), seq=1, flags=DATA | Flags.LAMP)(rig))
+    return rig.frame(seq=2)
+
+
+def without_covenant(quarantined: bool, covenanted: bool = False) -> Callable[[Any], bytes]:
+    """Data of a pair whose control is admitted."""
+
+    def act(rig: Any) -> bytes:
+        rig.tables.sessions.set_consent(
+            rig.remote, rig.local, covenanted, quarantined, control=True
+        )
+        return rig.frame()
+
+    return act
+
+
 def altered(offset: int) -> Callable[[Any], bytes]:
     """A byte of the signed header is changed after it was tagged."""
 
@@ -209,6 +254,25 @@ REFUSED: list[Row] = [
     ("no_lamp", "a payload larger than the allowance", lamp(2, payload_len=65)),
     ("no_lamp", "the allowance is spent", spend_lamp),
     ("no_lamp", "credit is no substitute", lamp(0)),
+    ("no_covenant", "data where control passes", without_covenant(False)),
+    ("no_covenant", "the same, quarantined", without_covenant(True)),
+    ("quarantined", "data where control passes", without_covenant(True, True)),
+    ("over_rate", "a frame larger than the burst", held(limits=rate(2), payload_len=65)),
+    ("over_rate", "the burst is spent", spend_rate),
+    ("over_rate", "LAMP spends it too", spend_rate_on_lamps),
+    ("over_rate", "LAMP is no way around", held(limits=rate(0), flags=DATA | Flags.LAMP)),
+    ("over_rate", "before the credit that is not there", held(limits=rate(0), flow=2)),
+    ("no_credit", "within its rate", held(limits=rate(1), flow=2)),
+    ("replay", "is told before the rate", held(limits=rate(0), seq=0)),
+    ("outside_window", "before it opens", held(limits=TermLimits(open_from=FAR))),
+    ("outside_window", "after it has closed", held(limits=TermLimits(open_until=1))),
+    ("outside_window", "closes first", held(limits=TermLimits(open_from=FAR, open_until=1))),
+    ("outside_window", "LAMP", held(limits=TermLimits(open_until=1), flags=DATA | Flags.LAMP)),
+    ("outside_window", "a flow that is not open", held(limits=TermLimits(open_until=1), flow=3)),
+    ("lease_expired", "a while ago", held(lease=1)),
+    ("lease_expired", "within an open window", held(lease=1, limits=TermLimits())),
+    ("lease_expired", "a forgery", held(lease=1, flip=1)),
+    ("oversize", "for its terms", held(limits=TermLimits(payload_limit=9), payload_len=10)),
     ("stacked_vlan", "two tags", lambda r: tagged(r.frame(), 0x8100, 0x8100)),
     ("stacked_vlan", "four tags", lambda r: tagged(r.frame(), *[0x8100] * 4)),
     ("stacked_vlan", "deeper than anybody looks", lambda r: tagged(r.frame(), *[0x8100] * 5)),

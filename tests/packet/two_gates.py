@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
@@ -63,7 +64,7 @@ class TwoGates:
         self.receiving = receiver.tables.sessions.install(spec)
         receiver.tables.flows.set_open(self.receiving.flow_base + 1, True)
 
-    def provision(self, *, covenanted: bool = True, **policy: bool) -> None:
+    def provision(self, *, covenanted: bool = True, **policy: Any) -> None:
         """Sets what `here` agreed to hear from `there`."""
         self.sender.tables.sessions.provision(
             THERE, HERE, BACK_ADMISSION, covenanted, departing_key=ADMISSION, **policy

@@ -17,7 +17,15 @@ from assent.dataplane.btf import Btf, Record
 from assent.dataplane.libbpf import Map, Object, Program
 from assent.dataplane.objects import packaged
 from assent.dataplane.profiles import CHAPTER
-from assent.dataplane.tables import SEC, FlowSpec, GateConfig, SessionEntry, SessionSpec, Tables
+from assent.dataplane.tables import (
+    SEC,
+    FlowSpec,
+    GateConfig,
+    SessionEntry,
+    SessionSpec,
+    Tables,
+    TermLimits,
+)
 from assent.dataplane.tables.units import index, pair_state
 from assent.errors import NotFound
 from assent.wire.cellid import CellID
@@ -153,6 +161,7 @@ class Racetrack:
         *,
         observed: bool = False,
         bare: bool = False,
+        limits: TermLimits | None = None,
         keep_admissions: bool = False,
     ) -> None:
         """Sets the rates, and puts a fresh session in place: whatever was seen is forgotten."""
@@ -160,7 +169,13 @@ class Racetrack:
         with contextlib.suppress(NotFound):
             self.tables.sessions.delete(self.remote, self.local)
         self.tables.sessions.provision(
-            self.remote, self.local, self.admission_key, True, observed=observed, bare=bare
+            self.remote,
+            self.local,
+            self.admission_key,
+            True,
+            observed=observed,
+            bare=bare,
+            limits=limits,
         )
         self.session = self.tables.sessions.install(
             SessionSpec(

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from assent.dataplane.tables import SEC
+from assent.dataplane.tables import SEC, TermLimits
 
 from .racetrack import UNLIMITED, Entry, Outcome, Racetrack, cpus
 from .sizes import RACE_FRAMES, SOAK
@@ -153,16 +153,19 @@ ALLOWED = 1000
 
 def _bounded(track: Racetrack, kind: str, interval: int, burst: int) -> Entry:
     """A session whose frames of that kind cost `interval` ns each, `burst` ns in advance."""
-    config = UNLIMITED
+    config, limits, window = UNLIMITED, None, 0
+    # Of data, the burst is the whole allowance, not what comes after the first frame.
+    cost = track.data().cost
     if kind == "handshake":
         config = replace(config, handshake_interval=interval, handshake_burst=burst)
     elif kind == "lamp":
-        # Its burst is the whole allowance, not what comes after the first frame.
-        cost = track.data(lamp=True).cost
         config = replace(config, lamp_interval=interval // cost, lamp_burst=burst + interval)
+    elif kind == "data":
+        limits = TermLimits(interval // cost, burst + interval)
+        window = track.items * cost
     else:
         config = replace(config, control_interval=interval, control_burst=burst)
-    track.admit_peer(config=config, bare=kind == "bare")
+    track.admit_peer(window, config, bare=kind == "bare", limits=limits)
     return track.data(lamp=True) if kind == "lamp" else getattr(track, kind)()
 
 
@@ -171,7 +174,13 @@ REFUSED = {
     "control": "rate_limited",
     "bare": "rate_limited",
     "lamp": "no_lamp",
+    "data": "over_rate",
 }
+
+
+def _spent(track: Racetrack, kind: str, outcome: Outcome) -> int:
+    """Blocks of credit that such a race should have cost."""
+    return outcome.admitted * track.data().cost if kind == "data" else 0
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -184,7 +193,7 @@ def test_an_allowance_is_never_exceeded(track: Racetrack, shown: Shown, kind: st
     assert outcome.elapsed < interval
     assert 0 < outcome.admitted <= ALLOWED
     assert outcome.verdicts[REFUSED[kind]] > 0
-    assert track.flow.rx_spent == 0
+    assert track.flow.rx_spent == _spent(track, kind, outcome)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -196,7 +205,7 @@ def test_a_rate_is_never_exceeded(track: Racetrack, shown: Shown, kind: str) -> 
     outcome.check_once()
     assert 0 < outcome.admitted <= ALLOWED + outcome.elapsed // interval
     assert outcome.verdicts[REFUSED[kind]] > 0
-    assert track.flow.rx_spent == 0
+    assert track.flow.rx_spent == _spent(track, kind, outcome)
 
 
 def test_a_second_admission_would_be_seen(track: Racetrack) -> None:

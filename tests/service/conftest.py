@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -276,6 +276,8 @@ class Host:
     place: Place
     process: subprocess.Popen[bytes] | None = None
     log: Path = field(init=False)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Beside the test's own, for the daemon."""
 
     def __post_init__(self) -> None:
         self.log = self.place.root / "log"
@@ -295,12 +297,19 @@ class Host:
             "--profile": config.profile,
             "--log-level": "debug",
         }
+        for setting in ("certificate", "key", "ca"):
+            if (path := getattr(config, f"covenant_{setting}")) is not None:
+                arguments[f"--covenant-{setting}"] = path
+        for binding in ("wss", "h2"):
+            if (listener := getattr(config, f"covenant_{binding}")) is not None:
+                arguments[f"--covenant-{binding}"] = "{}:{}".format(*listener)
         flags = [str(part) for pair in arguments.items() for part in pair]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER, f"/run/netns/{self.namespace}", *flags],
                 stderr=log,
                 stdout=log,
+                env=os.environ | self.environment,
             )
 
     async def start(self) -> None:
@@ -352,20 +361,50 @@ class Cable:
                     await api.grant(there.name, flow, blocks)
 
 
-@pytest.fixture
-async def cable() -> AsyncIterator[Cable]:
-    """Two hosts with running daemons, gates not attached yet."""
-    hosts = [Host(name, Place()) for name in ("left", "right")]
+@contextlib.contextmanager
+def housed(hosts: Sequence[Host]) -> Iterator[None]:
+    """A namespace for each host; its daemon is killed with it."""
     with contextlib.ExitStack() as undo:
         for host in hosts:
             undo.callback(host.place.remove)
             ip("netns", "add", host.namespace)
             undo.callback(ip, "netns", "del", host.namespace)
             undo.callback(host.stop, signal.SIGKILL)
-        here, there = (host.namespace for host in hosts)
-        peer = ("peer", "name", INTERFACE, "netns", there)
-        ip("link", "add", INTERFACE, "netns", here, "type", "veth", *peer)
+        yield
+
+
+def join(here: Host, there: Host) -> None:
+    """A cable between two hosts."""
+    peer = ("peer", "name", INTERFACE, "netns", there.namespace)
+    ip("link", "add", INTERFACE, "netns", here.namespace, "type", "veth", *peer)
+    for host in (here, there):
+        ip("-n", host.namespace, "link", "set", INTERFACE, "up")
+
+
+@contextlib.contextmanager
+def switched(hosts: Sequence[Host]) -> Iterator[None]:
+    """A switch, in a namespace of its own, to which all hosts are joined."""
+    switch = unique("switch")
+    ip("netns", "add", switch)
+    try:
+        ip("-n", switch, "link", "add", "sw0", "type", "bridge")
+        ip("-n", switch, "link", "set", "sw0", "up")
         for host in hosts:
+            peer = ("peer", "name", INTERFACE, "netns", host.namespace)
+            ip("link", "add", host.name, "netns", switch, "type", "veth", *peer)
+            ip("-n", switch, "link", "set", host.name, "master", "sw0", "up")
             ip("-n", host.namespace, "link", "set", INTERFACE, "up")
+        yield
+    finally:
+        ip("netns", "del", switch)
+
+
+@pytest.fixture
+async def cable() -> AsyncIterator[Cable]:
+    """Two hosts with running daemons, gates not attached yet."""
+    hosts = [Host(name, Place()) for name in ("left", "right")]
+    with housed(hosts):
+        join(*hosts)
+        for host in hosts:
             await host.start()
         yield Cable(*hosts)

@@ -21,6 +21,38 @@ def test_defaults_follow_the_instance():
     assert (config.log_level, config.log_format, config.socket_group) == ("info", "text", None)
 
 
+def test_nothing_is_listened_to_unless_it_is_said():
+    config = Config.build({})
+    assert (config.covenant_wss, config.covenant_h2) == (None, None)
+    assert (config.covenant_certificate, config.covenant_key) == (None, None)
+    assert (config.covenant_client_ca, config.covenant_ca) == (None, None)
+
+
+def test_where_covenants_are_heard():
+    config = Config.build(
+        {
+            "covenant_wss": "[::1]:8443",
+            "covenant_h2": "host.example:443",
+            "covenant_certificate": "/etc/cert.pem",
+            "covenant_key": "/etc/key.pem",
+            "covenant_client_ca": "/etc/ca.pem",
+            "covenant_ca": "/etc/roots.pem",
+        }
+    )
+    assert config.covenant_wss == ("::1", 8443)
+    assert config.covenant_h2 == ("host.example", 443)
+    assert config.covenant_certificate == Path("/etc/cert.pem")
+    assert config.covenant_key == Path("/etc/key.pem")
+    assert config.covenant_client_ca == Path("/etc/ca.pem")
+    assert config.covenant_ca == Path("/etc/roots.pem")
+
+
+def test_two_listeners_cannot_share_an_address():
+    values = {"covenant_certificate": "/c", "covenant_key": "/k"}
+    with pytest.raises(ConfigError, match="covenant_h2: is where covenant_wss listens"):
+        Config.build({**values, "covenant_wss": "[::]:1", "covenant_h2": "[::]:1"})
+
+
 def test_a_profile_may_check_no_clock():
     assert Config.build({"profile": "deep-space"}).skew_limit_ns == 0
     assert Config.build({"profile": "deep-space", "skew_limit_ns": 5}).skew_limit_ns == 5
@@ -42,6 +74,19 @@ def test_flags_win_over_the_file(tmp_path: Path):
     ("values", "said"),
     [
         ({"speed": 1}, "speed: no such setting"),
+        ({"covenant_wss": "host"}, "covenant_wss: needs host:port, got 'host'"),
+        ({"covenant_wss": ":443"}, "covenant_wss: needs host:port"),
+        ({"covenant_wss": "host:0"}, "covenant_wss: needs host:port"),
+        ({"covenant_h2": "host:65536"}, "covenant_h2: needs host:port"),
+        ({"covenant_h2": "::1:443"}, "covenant_h2: needs host:port"),
+        ({"covenant_h2": "https://host:443"}, "covenant_h2: needs host:port"),
+        ({"covenant_h2": 443}, "covenant_h2: needs text, got a number"),
+        ({"covenant_wss": "h:1"}, "covenant_wss: needs covenant_certificate and covenant_key"),
+        ({"covenant_certificate": "/c"}, "covenant_key: is needed with covenant_certificate"),
+        ({"covenant_key": "/k"}, "covenant_certificate: is needed with covenant_key"),
+        ({"covenant_key": "k"}, "covenant_key: needs an absolute path, got 'k'"),
+        ({"covenant_ca": "ca"}, "covenant_ca: needs an absolute path, got 'ca'"),
+        ({"covenant_client_ca": 1}, "covenant_client_ca: needs text, got a number"),
         ({"instance": 1}, "instance: needs text, got a number"),
         ({"instance": ""}, "instance: is empty"),
         ({"instance": "../x"}, "instance: needs 1 to 32"),

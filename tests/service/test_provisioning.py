@@ -192,6 +192,8 @@ async def test_a_flow_is_handed_to_an_endpoint_with_its_keys(api: Api, dummy: st
         ({"session": session(9, mtu=10)}, "session.mtu"),
         ({"session": session(9, synchronized=False)}, "session.clock"),
         ({"session": session(9, local=by_name("nobody"))}, "session.local"),
+        ({"consent": common_pb2.CONSENT_COVENANT, "session": None}, "grants"),
+        ({"consent": common_pb2.CONSENT_COVENANT, "grants": None}, "session"),
     ],
 )
 async def test_a_wrong_item_is_named_and_nothing_of_its_request_stays(
@@ -293,6 +295,14 @@ async def test_epochs_are_remembered_when_a_cell_is_gone(api: Api, place: Place,
     assert "must be above 5" in message
     await install(api, [item(1, session=session(1, epoch=6))])
     assert verdict(place, frame(1, local, epoch=6)) == XDP_PASS
+
+
+async def test_cells_can_be_left_to_covenants(api: Api, dummy: str):
+    await home(api, dummy)
+    negotiated = {"consent": common_pb2.CONSENT_COVENANT, "session": None, "grants": None}
+    assert (await install(api, [item(1, psk=b"p" * 32, **negotiated)])).cells == 1
+    cell = await api.cells.Get(cells_pb2.GetCellRequest(cell=by_name("remote-1")))
+    assert cell.consent == common_pb2.CONSENT_COVENANT
 
 
 async def test_removal_names_what_is_not_there_and_then_removes_nothing(

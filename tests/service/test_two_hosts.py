@@ -83,7 +83,9 @@ async def joined(two: Two) -> Two:
 
 def item(name: str = "a.bin", size: int = 5) -> sessions_pb2.ManifestItem:
     digest = hashlib.sha256(name.encode()).digest()
-    return sessions_pb2.ManifestItem(name=name, size=size, digest=digest, algorithm="sha256")
+    return sessions_pb2.ManifestItem(
+        name=name, size=size, digest=digest, algorithm="sha256", content_type="text/plain"
+    )
 
 
 # Handshakes

@@ -478,6 +478,17 @@ COMMANDS = [
         id="cells-add-all",
     ),
     pytest.param(
+        ["cells", "add", "bob", "--public-key", KEY_HEX, "--consent", "covenant"],
+        "Cells.CreateRemote",
+        cells_pb2.CreateRemoteRequest(
+            name="bob", public_key=PUBLIC_KEY, consent=common_pb2.CONSENT_COVENANT
+        ),
+        BOB,
+        [f"bob is known as {ID_HEX}, consent: standing"],
+        BOB_JSON,
+        id="cells-add-covenant",
+    ),
+    pytest.param(
         ["cells", "list"],
         "Cells.List",
         cells_pb2.ListCellsRequest(),
@@ -540,6 +551,7 @@ COMMANDS = [
             ("none", common_pb2.CONSENT_NONE),
             ("standing", common_pb2.CONSENT_STANDING),
             ("quarantined", common_pb2.CONSENT_QUARANTINED),
+            ("covenant", common_pb2.CONSENT_COVENANT),
         )
     ),
     pytest.param(

@@ -13,7 +13,7 @@ from assent.cli import cells_bulk
 from assent.errors import InvalidArgument
 from assent.provisioning import ITEMS_A_REQUEST, install_requests, remove_requests
 from assent.v1.cells_pb2 import CellRef
-from assent.v1.common_pb2 import CONSENT_NONE, CONSENT_STANDING, CellId
+from assent.v1.common_pb2 import CONSENT_COVENANT, CONSENT_NONE, CONSENT_STANDING, CellId
 from assent.v1.provisioning_pb2 import InstallItem, StaticSession, Window
 
 KEY = "ab" * 32
@@ -73,6 +73,8 @@ def test_everything_that_can_be_said():
 def test_the_least_that_must_be_said():
     (item,) = read({"name": "r-1", "public_key": KEY})
     assert item == InstallItem(name="r-1", public_key=bytes.fromhex(KEY), consent=CONSENT_NONE)
+    (item,) = read({"name": "r-1", "public_key": KEY, "consent": "covenant"})
+    assert item.consent == CONSENT_COVENANT
     (item,) = read(CELL | {"session": SESSION | {"clock": "synchronized"}})
     assert item.session.synchronized
 

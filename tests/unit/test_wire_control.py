@@ -14,6 +14,8 @@ from assent.wire.control import (
     Close,
     ControlError,
     ControlTag,
+    CovenantParcel,
+    CovenantPiece,
     Grant,
     Hail,
     HailPayload,
@@ -44,6 +46,7 @@ BODIES = [
     Manifest(2, (ITEM, ManifestItem("ünïcode.txt", 0, bytes(32)))),
     Close("going down for maintenance"),
     Close(""),
+    CovenantParcel(1, 0),
 ]
 
 values = st.recursive(
@@ -372,6 +375,47 @@ def test_a_manifest_item_out_of_range(key, value):
         ManifestItem.from_body({**ITEM.to_body(), key: value})
 
 
+def test_what_is_known_of_an_item_s_content_travels_with_it():
+    assert "content_type" not in ITEM.to_body(), "older peers know no such key"
+    assert ManifestItem.from_body(ITEM.to_body()).content_type == "application/octet-stream"
+    item = ManifestItem("a.txt", 1, bytes(32), content_type="text/vnd.a-b+c.1")
+    assert ManifestItem.from_body(item.to_body()) == item
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text",
+        "text/",
+        "/plain",
+        "Text/plain",
+        "a/b/c",
+        "a/b;c=d",
+        "a b/c",
+        "a/*",
+        "a/" + "b" * 126,
+    ],
+)
+def test_a_content_type_is_one_word_of_one_spelling(content_type):
+    with pytest.raises(InvalidArgument, match="content_type"):
+        ManifestItem("a", 0, bytes(32), content_type=content_type)
+    with pytest.raises(ControlError, match="content_type"):
+        ManifestItem.from_body({**ITEM.to_body(), "content_type": content_type})
+
+
+def test_a_content_type_is_text():
+    with pytest.raises(ControlError, match="content_type"):
+        ManifestItem.from_body({**ITEM.to_body(), "content_type": b"a/b"})
+
+
+def test_a_parcel_may_carry_a_piece():
+    parcel = CovenantParcel((1 << 64) - 1, 2, 3, b"\x05", CovenantPiece(4, True, b"frame"))
+    assert CovenantParcel.from_body(decode_body(encode_body(parcel.to_body()))) == parcel
+    with pytest.raises(ControlError, match="a body must be a map"):
+        CovenantParcel.from_body({**parcel.to_body(), "piece": None})
+
+
 def test_local_values_out_of_range_are_local_errors():
     for build in (
         lambda: Grant(0, 1),
@@ -383,6 +427,12 @@ def test_local_values_out_of_range_are_local_errors():
         lambda: Close("x" * 256),
         lambda: Close("a\x1b[0m"),
         lambda: Close("\ud800"),
+        lambda: CovenantParcel(0, 1),
+        lambda: CovenantParcel(1, -1),
+        lambda: CovenantParcel(1, 1, 1 << 64),
+        lambda: CovenantParcel(1, 1, 0, bytes(9)),
+        lambda: CovenantPiece(-1, True, b"x"),
+        lambda: CovenantPiece(0, True, b""),
     ):
         with pytest.raises(InvalidArgument):
             build()

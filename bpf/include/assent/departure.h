@@ -6,6 +6,10 @@
  * whom it speaks to, and the books are kept here. A frame with a tag was made, and charged, by the
  * endpoint library or the daemon, which share the books; it is held to its tag and left as it is.
  *
+ * What one may not hear now, one does not answer: consent, the window in its terms and its lease
+ * hold for what leaves too, and CONTROL lets flow 0 go. Payload limit and rate bound what the peer
+ * sends, and are asked of that alone.
+ *
  * As in verdict.h, assent_departure_check() only looks and assent_departure_commit() only follows
  * it: nothing is written, neither in the books nor in the frame, before every check has passed. In
  * an observed session policy is noted and goes on. The includer supplies what verdict.h asks for,
@@ -110,7 +114,7 @@ assent_departure_check(const struct assent_header *h, __u32 len, struct assent_d
 	reason = assent_check_flags(flags);
 	if (reason)
 		return reason;
-	reason = assent_check_consent(found->session, &found->note);
+	reason = assent_check_consent(found->session, found->config, &found->note, number == 0, 0);
 	if (reason)
 		return reason;
 	found->handshake = assent_is_handshake(number, flags);
@@ -278,7 +282,7 @@ assent_departure_check_bare(const struct assent_bare *bare, __u32 len,
 	reason = assent_check_bare_form(bare, len);
 	if (reason)
 		return reason;
-	return assent_check_consent(found->session, &found->note);
+	return assent_check_consent(found->session, found->config, &found->note, 0, 0);
 }
 
 #endif /* ASSENT_DEPARTURE_H */

@@ -41,20 +41,24 @@ static __always_inline enum assent_reason assent_rate_charge(__u64 *due, __u64 n
 }
 
 /*
- * The lamp allowance: the same, but a frame counts by its blocks, and must fit as a whole. `burst`
- * is the allowance in ns.
+ * The same for data, where a frame counts by its blocks and must fit as a whole: the lamp
+ * allowance, and the rate in a covenant's terms. `burst` is the whole allowance in ns; `refusal` is
+ * what a frame is refused with that does not fit.
  */
-static __always_inline enum assent_reason assent_lamp_check(const __u64 *due, __u64 now, __u32 cost,
-							    __u64 interval, __u64 burst)
+static __always_inline enum assent_reason assent_blocks_check(const __u64 *due, __u64 now,
+							      __u32 cost, __u64 interval,
+							      __u64 burst,
+							      enum assent_reason refusal)
 {
 	__u64 known = ASSENT_READ_ONCE(*due);
 	__u64 ahead = known > now ? known - now : 0;
 
-	return ahead + cost * interval > burst ? ASSENT_DROP_NO_LAMP : ASSENT_ADMITTED;
+	return ahead + cost * interval > burst ? refusal : ASSENT_ADMITTED;
 }
 
-static __always_inline enum assent_reason assent_lamp_charge(__u64 *due, __u64 now, __u32 cost,
-							     __u64 interval, __u64 burst)
+static __always_inline enum assent_reason assent_blocks_charge(__u64 *due, __u64 now, __u32 cost,
+							       __u64 interval, __u64 burst,
+							       enum assent_reason refusal)
 {
 	__u64 known = ASSENT_READ_ONCE(*due);
 
@@ -63,7 +67,7 @@ static __always_inline enum assent_reason assent_lamp_charge(__u64 *due, __u64 n
 		__u64 found;
 
 		if (base - now + cost * interval > burst)
-			return ASSENT_DROP_NO_LAMP;
+			return refusal;
 		found = assent_cmpxchg(due, known, base + cost * interval);
 		if (assent_likely(found == known))
 			return ASSENT_ADMITTED;

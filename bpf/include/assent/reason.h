@@ -37,6 +37,9 @@ enum assent_reason {
 	ASSENT_DROP_LWF_NOT_RELAYABLE, /* its sender does not want it relayed */
 	ASSENT_DROP_LWF_LOOP,          /* came by here before */
 	ASSENT_DROP_LWF_UNAUTHORIZED,  /* would register a source that nobody has allowed to */
+	ASSENT_DROP_OVER_RATE, /* more data in too little time than its covenant's terms allow */
+	ASSENT_DROP_OUTSIDE_WINDOW, /* data at a time that its covenant's terms leave out */
+	ASSENT_DROP_LEASE_EXPIRED,  /* data under a covenant that nobody has kept alive */
 	ASSENT_REASON_COUNT,
 };
 

@@ -21,7 +21,10 @@ enum assent_session_flag {
 	ASSENT_SESSION_COVENANTED = 0x4,  /* the local cell agreed to hear from the remote one */
 	ASSENT_SESSION_QUARANTINED = 0x8, /* and has suspended that */
 	ASSENT_SESSION_OBSERVED = 0x10,   /* what policy refuses is admitted, counted and told */
-	ASSENT_SESSION_BARE = 0x20, /* its 40-byte UTCP frames are admitted: no tag, no proof */
+	ASSENT_SESSION_BARE = 0x20,    /* its 40-byte UTCP frames are admitted: no tag, no proof */
+	ASSENT_SESSION_CONTROL = 0x40, /* its flow 0 is admitted whatever consent says */
+	ASSENT_SESSION_TERMS = 0x80,   /* line 4 holds limits */
+	ASSENT_SESSION_LEASED = 0x100, /* its data ends with config's `lease_until` */
 };
 
 /*
@@ -61,6 +64,15 @@ struct assent_session {
 	/* line 3: the other direction, for frames that leave through the kernel's stack */
 	struct assent_sip departing;           /* state after local and remote, our header key */
 	struct assent_sip departing_admission; /* the same, for our handshake frames */
+	/* line 4: what a covenant's terms say of the sender's data, read where TERMS is set.
+	 * Control plane writes, but for `data_due` */
+	__u64 data_interval; /* ns that a block costs; 0 = no rate */
+	__u64 data_burst;    /* ns that the sender may run ahead */
+	__u64 data_due;      /* theoretical arrival time, monotonic ns; gate */
+	__u64 open_from;     /* monotonic ns before which it is refused; 0 = no bound */
+	__u64 open_until;    /* and from which on; 0 = no bound */
+	__u32 payload_limit; /* bytes that a frame may carry; 0 = no limit */
+	__u32 terms_reserved[5];
 };
 
 /*
@@ -122,6 +134,7 @@ struct assent_config {
 	/* line 2 */
 	__u64 control_interval; /* flow 0, and bare frames */
 	__u64 control_burst;
+	__u64 lease_until;    /* monotonic ns from which on leased sessions' data is refused */
 	__u64 event_interval; /* least ns between two events of one reason on one CPU */
 	__u64 event_reasons;  /* bit r: somebody wants to hear of reason r */
 	__u64 event_cells;    /* how many of event_cell[]; 0 = of all cells */
@@ -191,12 +204,13 @@ struct assent_event {
 	__u16 cpu;
 };
 
-_Static_assert(sizeof(struct assent_session) == 256, "four cache lines");
+_Static_assert(sizeof(struct assent_session) == 320, "five cache lines");
 _Static_assert(__builtin_offsetof(struct assent_session, alternate) == 64, "line 1");
 _Static_assert(__builtin_offsetof(struct assent_session, handshake_newest) == 128, "line 2");
 _Static_assert(sizeof(struct assent_flow) == 64, "one cache line");
 _Static_assert(sizeof(struct assent_replay_chunk) == 512, "eight cache lines");
 _Static_assert(__builtin_offsetof(struct assent_session, departing) == 192, "line 3");
+_Static_assert(__builtin_offsetof(struct assent_session, data_interval) == 256, "line 4");
 _Static_assert(__builtin_offsetof(struct assent_config, control_interval) == 128, "line 2");
 _Static_assert(sizeof(struct assent_counter) == 64, "one cache line");
 _Static_assert(sizeof(struct assent_tally) == 256, "four cache lines");

@@ -13,6 +13,10 @@
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
+#ifndef __noinline
+#define __noinline __attribute__((noinline))
+#endif
+
 #define assent_likely(x) __builtin_expect(!!(x), 1)
 #define assent_unlikely(x) __builtin_expect(!!(x), 0)
 

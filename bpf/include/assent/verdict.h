@@ -7,8 +7,8 @@
  * reason why the frame is refused. assent_check() only looks, assent_commit() only follows it, and
  * assent_verdict() is the one after the other; the same for 40-byte frames under `bare`.
  *
- * Where a session is observed, what breaks policy (consent, flow, size, rate, credit) is noted and
- * goes on; what is not proven to be genuine and new is refused all the same.
+ * Where a session is observed, what breaks policy (consent, its terms, flow, size, rate, credit) is
+ * noted and goes on; what is not proven to be genuine and new is refused all the same.
  *
  * The includer supplies the tables and the clock, each a static inline function:
  *
@@ -158,23 +158,76 @@ static __always_inline enum assent_reason assent_policy(enum assent_reason reaso
 }
 
 /*
- * Has the destination agreed to hear from this sender, and not suspended that? Quarantine is no
- * policy under trial: it holds in observed sessions too.
+ * Has the destination agreed to hear from this sender, and nothing to add to that? So it is with
+ * nearly every frame, and one comparison says it.
  */
-static __always_inline enum assent_reason assent_check_consent(const struct assent_session *session,
-							       struct assent_found *note)
+static __always_inline int assent_is_agreed(const struct assent_session *session)
+{
+	__u32 asked = ASSENT_SESSION_COVENANTED | ASSENT_SESSION_QUARANTINED |
+		      ASSENT_SESSION_TERMS | ASSENT_SESSION_LEASED;
+
+	return assent_likely((session->flags & asked) == ASSENT_SESSION_COVENANTED);
+}
+
+/* Do the terms of the covenant let data in at this time, and does somebody keep it alive? */
+static __always_inline enum assent_reason assent_check_hours(const struct assent_session *session,
+							     const struct assent_config *config,
+							     __u64 now)
 {
 	__u32 flags = session->flags;
 
-	if (assent_likely((flags & (ASSENT_SESSION_COVENANTED | ASSENT_SESSION_QUARANTINED)) ==
-			  ASSENT_SESSION_COVENANTED))
+	if (flags & ASSENT_SESSION_TERMS &&
+	    (now < session->open_from || (session->open_until && now >= session->open_until)))
+		return ASSENT_DROP_OUTSIDE_WINDOW;
+	return flags & ASSENT_SESSION_LEASED && now >= config->lease_until
+		   ? ASSENT_DROP_LEASE_EXPIRED
+		   : ASSENT_ADMITTED;
+}
+
+/*
+ * Consent, where assent_is_agreed() does not say it all. Quarantine is no policy under trial: it
+ * holds in observed sessions too. A function of its own, so that the many ways out of it are
+ * nothing to the frames that never come here, nor to the verifier.
+ */
+static __noinline enum assent_reason assent_check_covenant(const struct assent_session *session,
+							   const struct assent_config *config,
+							   struct assent_found *note, int control,
+							   __u32 payload_len)
+{
+	__u32 flags = session->flags;
+	enum assent_reason reason;
+
+	if (control && flags & ASSENT_SESSION_CONTROL)
 		return ASSENT_ADMITTED;
 	if (!(flags & ASSENT_SESSION_COVENANTED)) {
 		if (!(flags & ASSENT_SESSION_OBSERVED))
 			return ASSENT_DROP_NO_COVENANT;
 		note->observed = ASSENT_DROP_NO_COVENANT;
 	}
-	return flags & ASSENT_SESSION_QUARANTINED ? ASSENT_DROP_QUARANTINED : ASSENT_ADMITTED;
+	if (flags & ASSENT_SESSION_QUARANTINED)
+		return ASSENT_DROP_QUARANTINED;
+	if (control)
+		return ASSENT_ADMITTED;
+	reason = assent_policy(assent_check_hours(session, config, assent_now()), session, note);
+	if (reason || !(flags & ASSENT_SESSION_TERMS))
+		return reason;
+	return session->payload_limit && payload_len > session->payload_limit
+		   ? assent_policy(ASSENT_DROP_OVERSIZE, session, note)
+		   : ASSENT_ADMITTED;
+}
+
+/*
+ * Has the destination agreed to hear this? `control`: the frame is of flow 0, as handshakes are.
+ * There covenants are made, reviewed and ended, so CONTROL lets it through without one.
+ */
+static __always_inline enum assent_reason assent_check_consent(const struct assent_session *session,
+							       const struct assent_config *config,
+							       struct assent_found *note,
+							       int control, __u32 payload_len)
+{
+	return assent_is_agreed(session)
+		   ? ASSENT_ADMITTED
+		   : assent_check_covenant(session, config, note, control, payload_len);
 }
 
 static __always_inline enum assent_reason assent_check_tag(const struct assent_session *session,
@@ -272,7 +325,8 @@ assent_check_in_session(const struct assent_header *h, __u32 number, struct asse
 	if (reason)
 		return reason;
 
-	if (session->skew_limit || number == 0 || h->flags & assent_be16(ASSENT_FLAG_LAMP))
+	if (session->skew_limit || number == 0 || h->flags & assent_be16(ASSENT_FLAG_LAMP) ||
+	    session->flags & ASSENT_SESSION_TERMS)
 		found->now = assent_now();
 	reason = assent_check_skew(session, h, found->now);
 	if (reason)
@@ -312,7 +366,8 @@ static __always_inline enum assent_reason assent_check(const struct assent_heade
 	reason = assent_check_flags(flags);
 	if (reason)
 		return reason;
-	reason = assent_check_consent(found->session, found->note);
+	reason = assent_check_consent(found->session, found->config, found->note, number == 0,
+				      assent_be16(h->payload_len));
 	if (reason)
 		return reason;
 	if (assent_is_handshake(number, flags))
@@ -323,6 +378,35 @@ static __always_inline enum assent_reason assent_check(const struct assent_heade
 static __always_inline int assent_is_lamp(const struct assent_header *h)
 {
 	return (h->flags & assent_be16(ASSENT_FLAG_LAMP)) != 0;
+}
+
+/* Do the terms say how much data there may be in how much time? */
+static __always_inline int assent_has_rate(const struct assent_session *session)
+{
+	return assent_unlikely(session->flags & ASSENT_SESSION_TERMS) &&
+	       session->data_interval != 0;
+}
+
+static __always_inline enum assent_reason assent_check_rate(const struct assent_checked *found)
+{
+	const struct assent_session *session = found->session;
+
+	return assent_blocks_check(&session->data_due, found->now, found->cost,
+				   session->data_interval, session->data_burst,
+				   ASSENT_DROP_OVER_RATE);
+}
+
+/* Is there room for a data frame: in the sender's lamp allowance under LAMP, else in its credit? */
+static __always_inline enum assent_reason assent_check_room(const struct assent_header *h,
+							    const struct assent_checked *found)
+{
+	const struct assent_config *config = found->config;
+
+	if (assent_is_lamp(h))
+		return assent_blocks_check(&found->session->lamp_due, found->now, found->cost,
+					   config->lamp_interval, config->lamp_burst,
+					   ASSENT_DROP_NO_LAMP);
+	return assent_credit_check(found->flow, found->cost);
 }
 
 /*
@@ -346,11 +430,9 @@ static __always_inline enum assent_reason assent_afford(const struct assent_head
 	else if (assent_be16(h->flow) == 0)
 		reason =
 		    assent_rate_check(&session->control_due, found->now, config->control_burst);
-	else if (assent_is_lamp(h))
-		reason = assent_lamp_check(&session->lamp_due, found->now, found->cost,
-					   config->lamp_interval, config->lamp_burst);
 	else
-		reason = assent_credit_check(found->flow, found->cost);
+		reason = (assent_has_rate(session) ? assent_check_rate(found) : ASSENT_ADMITTED)
+			     ?: assent_check_room(h, found);
 	return assent_policy(reason, session, found->note);
 }
 
@@ -393,15 +475,33 @@ static __always_inline enum assent_reason assent_commit_control(const struct ass
 	return assent_replay_commit(found->flow, found->slot, found->word, assent_be32(h->seq));
 }
 
+/*
+ * The rate in the terms. What there is no room for is refused for that before it is charged: `room`
+ * is what is said of it. A function of its own for the same reasons as consent.
+ */
+static __noinline enum assent_reason assent_charge_rate(struct assent_session *session, __u64 now,
+							__u32 cost, enum assent_reason room)
+{
+	enum assent_reason reason =
+	    assent_blocks_check(&session->data_due, now, cost, session->data_interval,
+				session->data_burst, ASSENT_DROP_OVER_RATE);
+
+	if (reason || room)
+		return reason ?: room;
+	return assent_blocks_charge(&session->data_due, now, cost, session->data_interval,
+				    session->data_burst, ASSENT_DROP_OVER_RATE);
+}
+
 /* A data frame's room: from the sender's lamp allowance under LAMP, else from its credit. */
-static __always_inline enum assent_reason assent_charge(const struct assent_header *h,
-							struct assent_checked *found)
+static __always_inline enum assent_reason assent_charge_room(const struct assent_header *h,
+							     struct assent_checked *found)
 {
 	const struct assent_config *config = found->config;
 
 	if (assent_unlikely(assent_is_lamp(h)))
-		return assent_lamp_charge(&found->session->lamp_due, found->now, found->cost,
-					  config->lamp_interval, config->lamp_burst);
+		return assent_blocks_charge(&found->session->lamp_due, found->now, found->cost,
+					    config->lamp_interval, config->lamp_burst,
+					    ASSENT_DROP_NO_LAMP);
 	return assent_credit_charge(found->flow, found->cost);
 }
 
@@ -412,13 +512,20 @@ static __always_inline enum assent_reason assent_commit_data(const struct assent
 	enum assent_reason charged, reason;
 	__u64 granted;
 
-	charged = assent_charge(h, found);
+	if (assent_has_rate(found->session)) {
+		reason = assent_charge_rate(found->session, found->now, found->cost,
+					    assent_check_room(h, found));
+		reason = assent_policy(reason, found->session, found->note);
+		if (reason)
+			return reason;
+	}
+	charged = assent_charge_room(h, found);
 	reason = assent_policy(charged, found->session, found->note);
 	if (reason)
 		return reason;
 	reason = assent_replay_commit(flow, found->slot, found->word, assent_be32(h->seq));
 	if (assent_unlikely(reason)) {
-		/* A lamp's allowance comes back by itself. */
+		/* A rate and a lamp's allowance come back by themselves. */
 		if (!charged && !assent_is_lamp(h))
 			assent_credit_refund(flow, found->cost);
 		return reason;
@@ -495,7 +602,8 @@ static __always_inline enum assent_reason assent_check_bare(const struct assent_
 	reason = assent_check_bare_form(bare, len);
 	if (reason)
 		return reason;
-	reason = assent_check_consent(found->session, found->note);
+	reason = assent_check_consent(found->session, found->config, found->note, 0,
+				      assent_be16(bare->payload_len));
 	if (reason)
 		return reason;
 	found->now = assent_now();

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -56,6 +57,21 @@ def running(
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def memory_mib(process: subprocess.Popen[bytes]) -> float:
+    """Resident memory; the gate's maps are the kernel's, and are not in it."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return round(int(line.split()[1]) / 1024, 1)
+    raise FailedPrecondition("the daemon has ended")
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time that it has taken so far, in user mode and in the kernel."""
+    # Its name may have spaces, but ends with the last parenthesis; then comes field 3.
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _await(client: Client, process: subprocess.Popen[bytes]) -> None:

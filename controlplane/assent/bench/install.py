@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -142,16 +141,16 @@ def _over_the_api(peers: Sequence[_Peer], *, with_psks: bool) -> dict[str, Any]:
         start_seconds = time.monotonic() - started
         request = cells_pb2.CreateLocalRequest(name="local", interface=_LOOPBACK)
         local = CellID(client.cells.CreateLocal(request).id.value)
-        before, worked = _memory_mib(process), _cpu_seconds(process)
+        before, worked = daemon.memory_mib(process), daemon.cpu_seconds(process)
         started = time.monotonic()
         summary = client.provisioning.Install(install_requests(items))
         seconds = time.monotonic() - started
-        cpu = _cpu_seconds(process) - worked
+        cpu = daemon.cpu_seconds(process) - worked
         if (summary.cells, summary.sessions) != (len(peers), len(peers)):
             raise FailedPrecondition(f"the daemon installed something else: {summary}")
         with Program.open_pinned(PIN_ROOT / instance / "programs" / "gate") as program:
             _verify(program, local, peers)
-        memory = _memory_mib(process)
+        memory = daemon.memory_mib(process)
     return {
         **_rates(len(peers), seconds, cpu),
         "memory_mib": memory,
@@ -218,17 +217,3 @@ def _rates(cells: int, seconds: float, cpu: float) -> dict[str, Any]:
         "cpu_seconds": round(cpu, 3),
         "cells_per_second": round(cells / seconds),
     }
-
-
-def _memory_mib(process: subprocess.Popen[bytes]) -> float:
-    """Resident memory; the gate's maps are the kernel's, and are not in it."""
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return round(int(line.split()[1]) / 1024, 1)
-    raise FailedPrecondition("the daemon has ended")
-
-
-def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    # Its name may have spaces, but ends with the last parenthesis; then comes field 3.
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

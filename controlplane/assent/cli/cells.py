@@ -30,6 +30,7 @@ class FirstConsent(StrEnum):
 
     NONE = "none"
     STANDING = "standing"
+    COVENANT = "covenant"
 
 
 class AnyConsent(StrEnum):
@@ -38,6 +39,7 @@ class AnyConsent(StrEnum):
     NONE = "none"
     STANDING = "standing"
     QUARANTINED = "quarantined"
+    COVENANT = "covenant"
 
 
 def register(root: typer.Typer) -> None:
@@ -82,7 +84,7 @@ def add(
         str | None, typer.Option(metavar="HEX|@FILE", help="Its Ed25519 public key.")
     ] = None,
     consent: Annotated[
-        FirstConsent, typer.Option(help="Whether to hear from it.")
+        FirstConsent, typer.Option(help="Whether to hear from it; covenant: as agreed.")
     ] = FirstConsent.NONE,
     mac: Annotated[
         str | None, typer.Option(help="Where it is; found by the handshake if left out.")
@@ -175,7 +177,7 @@ def remove(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
 def consent(
     ctx: typer.Context, name: CellName, consent: AnyConsent, json: JsonFlag = False
 ) -> None:
-    """Agree to hear from a remote cell, suspend that, or take it back."""
+    """Agree to hear from a remote cell, suspend that, take it back, or leave it to covenants."""
     from assent.cli import render
     from assent.v1.cells_pb2 import SetConsentRequest
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from assent.v1.cells_pb2 import CellRef
     from assent.v1.provisioning_pb2 import InstallItem, StaticSession, Window
 
-_CONSENTS: Final = ("none", "standing", "quarantined")
+_CONSENTS: Final = ("none", "standing", "quarantined", "covenant")
 _CELL_KEYS: Final = {"name", "public_key", "id", "consent", "mac", "psk", "grants", "session"}
 _SESSION_KEYS: Final = {
     "local", "epoch", "tx_payload_key", "tx_header_key", "rx_payload_key", "rx_header_key",

@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 
 _OWN_LIST = {
     "Cells": "see `assent cells list`",
+    "Covenants": "see `assent covenant list` and `assent cells list`",
     "Fabric": "see `assent status` and `ip link`",
     "Grants": "see `assent grants list` and `assent cells list`",
     "Keys": "see `assent keys list`",
@@ -35,6 +36,7 @@ _REMEDIES: dict[tuple[str, str], str] = {
     ("INVALID_ARGUMENT", "Grants"): "flows are 1 to 7, a window has 1 to 32767 blocks of 64 bytes",
     ("INVALID_ARGUMENT", ""): "correct it and try again",
     ("RESOURCE_EXHAUSTED", ""): "ask for less or free some: see `assent status`",
+    ("FAILED_PRECONDITION", "Covenants"): "see `assent covenant list`",
     ("FAILED_PRECONDITION", ""): "see `assent status` and `assent cells list`",
     ("DEADLINE_EXCEEDED", "Sessions"): (
         "check that the peer is up, knows this cell and has the same pre-shared key"

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from assent.cli import (
     bench,
     cells,
+    covenant,
     demo,
     explain,
     fabric,
@@ -93,6 +94,7 @@ _NOUNS = (
     keys,
     grants,
     sessions,
+    covenant,
     relay,
     transfer,
     demo,

@@ -8,7 +8,7 @@ import enum
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,13 +49,16 @@ def send(
     to: Annotated[str, typer.Option(metavar="REMOTE", help="Name or id of the receiving cell.")],
     flow: FlowOption = 1,
     backend: BackendOption = BackendName.AUTO,
+    content_type: Annotated[
+        str, typer.Option(metavar="TYPE/SUBTYPE", help="What it is, as covenants name it.")
+    ] = "application/octet-stream",
     json: JsonFlag = False,
 ) -> None:
     """Send a file to a remote cell and wait until all of it is receipted."""
     from assent.transport.transfer import manifest_of, send_file
     from assent.v1.sessions_pb2 import AnnounceRequest, ManifestItem
 
-    item = manifest_of(file)
+    item = replace(manifest_of(file), content_type=content_type)
     remote = cell_ref(to)
     with connect(ctx) as client, _endpoint(client, remote, flow, backend) as endpoint:
         client.sessions.Announce(
@@ -68,6 +71,7 @@ def send(
                         size=item.size,
                         digest=item.digest,
                         algorithm=item.algorithm,
+                        content_type=item.content_type,
                     )
                 ],
             )

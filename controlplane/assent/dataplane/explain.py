@@ -165,6 +165,8 @@ class Explainer(Closing):
         known = "EXPLAIN_SESSIONS" in has
         pair = f"{header.src} to {header.dst}"
         yield Consulted("sessions", pair, known, self._session(record) if known else "")
+        if "EXPLAIN_LEASE" in has:
+            yield Consulted("config", "0", True, _lease(record))
         if "EXPLAIN_FLOWS" in has:
             key = f"slot {record.flow_slot}, flow {header.flow}"
             yield Consulted("flows", key, True, _flow(record, header.flow))
@@ -193,8 +195,8 @@ class Explainer(Closing):
         ]
         said = f"session {record.session_id}, {' '.join(flags) or 'no flags'}"
         if record.handshake:
-            return f"{said}, newest handshake at {record.newest} ns"
-        return said
+            said += f", newest handshake at {record.newest} ns"
+        return ", ".join([said, *_terms(record)])
 
 
 def _headers(data: bytes, offset: int) -> tuple[Header | None, LwfHeader | None]:
@@ -211,6 +213,24 @@ def _headers(data: bytes, offset: int) -> tuple[Header | None, LwfHeader | None]
 
 def _plain(ethertype: int, reason: str) -> Explanation:
     return Explanation(ethertype, verdict_of(reason), reason, stage_of(reason))
+
+
+def _terms(record: Record) -> Iterator[str]:
+    """What the terms of a covenant say of a data frame."""
+    if record.opens_in:
+        yield f"let in from {record.opens_in / SEC:.3f} s from now"
+    if record.has_end:
+        yield f"let in for another {record.closes_in / SEC:.3f} s"
+    if record.payload_limit:
+        yield f"payload limit {record.payload_limit} bytes"
+    if record.has_rate:
+        yield f"{record.data_ahead / SEC:.3f} s ahead of the rate in its terms"
+
+
+def _lease(record: Record) -> str:
+    if not record.lease_left:
+        return "the lease of covenants has run out"
+    return f"the lease of covenants lasts another {record.lease_left / SEC:.3f} s"
 
 
 def _flow(record: Record, number: int) -> str:

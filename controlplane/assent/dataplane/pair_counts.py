@@ -60,24 +60,26 @@ def busiest(gate: Gate, limit: int) -> Busiest:
     has been counted is decoded.
     """
     tallies = gate.tables.tallies.read_all()
+    pairs, sharing = pairs_by_slot(gate)
+    # A slot may have been given to another pair between the two looks: it counts from 0 then.
+    known = [slot for slot in tallies if slot in pairs]
+    top = heapq.nlargest(limit, known, key=lambda slot: sum(tallies[slot].frames.values()))
+    return Busiest(
+        tuple(PairCounts(*pairs[slot], tallies[slot]) for slot in top),
+        tallies.get(SHARED, Tally({}, 0)),
+        sharing,
+    )
+
+
+def pairs_by_slot(gate: Gate) -> tuple[dict[int, tuple[CellID, CellID]], int]:
+    """Returns who counts in each slot, as (remote, local), and how many pairs have none."""
     at = Btf.from_object(packaged("gate")).map_value("sessions").offsetof("tally")
-    pairs: dict[int, bytes] = {}
+    pairs: dict[int, tuple[CellID, CellID]] = {}
     sharing = 0
     for key, value in gate.map("sessions").items():
         slot = int.from_bytes(value[at : at + 4], sys.byteorder)
         if slot == SHARED:
             sharing += 1
         else:
-            pairs[slot] = key
-    # A slot may have been given to another pair between the two looks: it counts from 0 then.
-    known = [slot for slot in tallies if slot in pairs]
-    top = heapq.nlargest(limit, known, key=lambda slot: sum(tallies[slot].frames.values()))
-    return Busiest(
-        tuple(_pair(pairs[slot], tallies[slot]) for slot in top),
-        tallies.get(SHARED, Tally({}, 0)),
-        sharing,
-    )
-
-
-def _pair(key: bytes, tally: Tally) -> PairCounts:
-    return PairCounts(CellID(key[:CELLID_LEN]), CellID(key[CELLID_LEN:]), tally)
+            pairs[slot] = CellID(key[:CELLID_LEN]), CellID(key[CELLID_LEN:])
+    return pairs, sharing

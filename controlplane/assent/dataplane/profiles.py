@@ -83,7 +83,7 @@ CHAPTER = Profile(
     replay_chunks=256,
     tallies=64,
 )
-# A host of a data centre: each session with control and one flow of the usual window. About 135 MB,
+# A host of a data centre: each session with control and one flow of the usual window. About 140 MB,
 # and 4 MB a CPU.
 DEFAULT = Profile(
     "default",

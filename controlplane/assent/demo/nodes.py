@@ -52,7 +52,7 @@ class Nodes:
 
     def __init__(self, names: Sequence[str], console: Console) -> None:
         self._names = names
-        self._console = console
+        self.console = console
         self._undo = contextlib.ExitStack()
         self._daemons: dict[str, subprocess.Popen[str]] = {}
         self._nodes: dict[str, Node] = {}
@@ -137,8 +137,19 @@ class Nodes:
         Raises:
             DemoError: it failed; the message is its own.
         """
-        node = self._nodes[name]
         self._echo(name, ["assent", *args])
+        said = self.ask(name, *args)
+        if show:
+            self.console.print(said.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        return said
+
+    def ask(self, name: str, *args: str) -> str:
+        """As cli(), without showing anything.
+
+        Raises:
+            DemoError: it failed; the message is its own.
+        """
+        node = self._nodes[name]
         done = subprocess.run(
             node.host.command(_program("assent"), "--socket", str(node.socket), *args),
             capture_output=True,
@@ -148,8 +159,6 @@ class Nodes:
         )
         if done.returncode:
             raise DemoError(f"on {name}: {done.stderr.strip() or done.stdout.strip()}")
-        if show:
-            self._console.print(done.stdout.rstrip(), markup=False, highlight=False, soft_wrap=True)
         return done.stdout
 
     def background(self, name: str, *args: str) -> Background:
@@ -167,7 +176,7 @@ class Nodes:
 
         Where there is no terminal its stderr is passed on line by line, like the others'.
         """
-        stderr = None if self._console.is_terminal else subprocess.PIPE
+        stderr = None if self.console.is_terminal else subprocess.PIPE
         return self._in_background(name, args, stderr=stderr)
 
     def _in_background(self, name: str, args: Sequence[str], stderr: int | None) -> Background:
@@ -175,7 +184,7 @@ class Nodes:
         self._echo(name, ["assent", *args], "&")
         command = [_program("assent"), "--socket", str(node.socket), *args]
         process = self._spawn(node, command, stdout=subprocess.PIPE, stderr=stderr)
-        return Background(name, process, self._console)
+        return Background(name, process, self.console)
 
     def _spawn(
         self,
@@ -197,7 +206,7 @@ class Nodes:
 
     def _echo(self, name: str, command: Sequence[str], suffix: str = "") -> None:
         shown = shlex.join([Path(command[0]).name, *command[1:]])
-        self._console.print(
+        self.console.print(
             f"{name}# {shown} {suffix}".rstrip(), markup=False, highlight=False, soft_wrap=True
         )
 
@@ -219,7 +228,7 @@ class Background:
     def __init__(self, name: str, process: subprocess.Popen[str], console: Console) -> None:
         self._name = name
         self._process = process
-        self._console = console
+        self.console = console
         self._open = threading.Event()
         self._said: list[str] = []
         self._reader = threading.Thread(target=self._read, name=f"stderr of {name}", daemon=True)
@@ -265,8 +274,8 @@ class Background:
         for line in self._process.stderr or ():
             self._said.append(line.strip())
             # On a terminal the sender's bar says how far it is.
-            if not (self._console.is_terminal and line.rstrip().endswith("%")):
-                self._console.print(
+            if not (self.console.is_terminal and line.rstrip().endswith("%")):
+                self.console.print(
                     f"  {self._name}: {line.rstrip()}",
                     markup=False,
                     highlight=False,

@@ -24,7 +24,7 @@ class AttackResult:
         sent_during_transfer: of those, the ones sent while the file was on its way.
         reached_gate: of those sent, the ones that the link did not lose.
         admitted: frames that the gate let through.
-        dropped: frames refused for the reason that is this attack's own.
+        dropped: frames refused for the reasons that are this attack's own.
     """
 
     sent: int
@@ -35,24 +35,23 @@ class AttackResult:
 
     @classmethod
     def judge(
-        cls, *, sent: int, sent_during_transfer: int, lost: int, reason: str, counted: int
+        cls, *, sent: int, sent_during_transfer: int, lost: int, dropped: dict[str, int]
     ) -> AttackResult:
         """Draws the conclusions from what was sent, lost on the link, and counted by the gate."""
+        counted = sum(dropped.values())
         reached = max(sent - lost, min(sent, counted))
-        return cls(
-            sent, sent_during_transfer, reached, max(0, reached - counted), {reason: counted}
-        )
+        return cls(sent, sent_during_transfer, reached, max(0, reached - counted), dropped)
 
     def failures(self, name: str) -> list[str]:
         """What did not hold, in words."""
-        ((reason, counted),) = self.dropped.items()
+        reasons, counted = " or ".join(self.dropped), sum(self.dropped.values())
         found = []
         if counted < LEAST_FRAMES:
             found.append(
-                f"{name}: {counted} frames were counted as {reason}, {LEAST_FRAMES} were wanted"
+                f"{name}: {counted} frames were counted as {reasons}, {LEAST_FRAMES} were wanted"
             )
         if self.admitted:
-            found.append(f"{name}: {self.admitted} frames were not refused as {reason}")
+            found.append(f"{name}: {self.admitted} frames were not refused as {reasons}")
         return found
 
 
@@ -75,6 +74,7 @@ class Report:
     drops: dict[str, int] = field(default_factory=dict)
     attacks: dict[str, AttackResult] = field(default_factory=dict)
     verdict_ns: float = 0.0
+    quarantined_for: str = ""
     sender: dict[str, int] = field(default_factory=dict)
     receiver: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +89,8 @@ class Report:
             )
         if self.receiver.get("aead_failures"):
             found.append(f"{self.receiver['aead_failures']} admitted frames failed to decrypt")
+        if not self.quarantined_for:
+            found.append("rogue broke its covenant and was not quarantined")
         if not self.verdict_ns:
             found.append("the verdict's time was not measured")
         for name, attack in self.attacks.items():
@@ -117,6 +119,7 @@ class Report:
             f"{self.frames_admitted:,}, of which unexplained: {self.frames_admitted_unexplained}",
         )
         facts.add_row("median verdict", f"{self.verdict_ns:.0f} ns, as measured in the kernel")
+        facts.add_row("rogue is quarantined for", self.quarantined_for or "NOTHING")
         console.print(facts)
 
         attacks = _table("What rogue sent to right")
@@ -127,15 +130,11 @@ class Report:
         attacks.add_column("refused as", no_wrap=True)
         attacks.add_column("frames", justify="right")
         for name, attack in self.attacks.items():
-            ((reason, counted),) = attack.dropped.items()
-            attacks.add_row(
-                name,
-                f"{attack.sent:,}",
-                f"{attack.sent_during_transfer:,}",
-                f"{attack.admitted:,}",
-                reason,
-                f"{counted:,}",
-            )
+            numbers = (attack.sent, attack.sent_during_transfer, attack.admitted)
+            shown = (name, *(f"{number:,}" for number in numbers))
+            for reason, counted in attack.dropped.items():
+                attacks.add_row(*shown, reason, f"{counted:,}")
+                shown = ("",) * len(shown)
         console.print(attacks)
 
         drops = _table("All that right's gate refused")

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from assent.client import Client
-from assent.demo import attacks
+from assent.demo import attacks, covenants
 from assent.demo.lab import HOST_INTERFACE
 from assent.demo.nodes import Background, DemoError, Nodes, sweep
 from assent.demo.report import AttackResult, Report
@@ -33,10 +33,8 @@ DEFAULT_FILE_MIN = 64 << 20
 # A tenth more than is asked for: a link may lose some, and the count at the gate is what counts.
 ATTACK_FRAMES = 11_000
 HOSTS = ("left", "right", "rogue")
-WINDOW_BLOCKS = 32_767
 
 _CAPTURE_FRAMES = 256
-_ROGUE_CREDIT = 64
 _TRANSFER_S = 300
 _SLICE = 500
 
@@ -63,19 +61,18 @@ def run(file: Path | None, output: Path, console: Console) -> int:
     with Nodes(HOSTS, console) as nodes:
         _heading(console, "1. Three hosts on one switch, a daemon on each")
         nodes.start_all()
-        _heading(console, "2. Identities, introductions, keys, grants")
+        _heading(console, "2. Identities, introductions, keys")
         provision(nodes)
         report.xdp_mode = json.loads(nodes.cli("right", "status", "--json"))["interfaces"][0][
             "mode"
         ]
-        _heading(console, "3. Handshakes: UTCP, with Noise IKpsk2 inside")
-        nodes.cli("left", "sessions", "connect", "right", show=True)
-        nodes.cli("rogue", "sessions", "connect", "right", show=True)
+        _heading(console, "3. Covenants: offered, rejected with a reason, agreed on")
+        covenants.agree(nodes)
         nodes.cli("right", "sessions", "list", show=True)
         _heading(console, "4. A file from left to right, while rogue attacks right")
         _transfer_under_attack(nodes, chosen, report)
     report.write(output)
-    _heading(console, "5. What happened")
+    _heading(console, "6. What happened")
     report.show(console)
     failures = report.failures()
     for failure in failures:
@@ -86,21 +83,19 @@ def run(file: Path | None, output: Path, console: Console) -> int:
 
 
 def provision(nodes: Nodes) -> None:
-    """Identities, introductions, keys, grants: all by commands that a user could type."""
+    """Identities, introductions, keys: all by commands that a user could type."""
     for name in HOSTS:
         nodes.cli(name, "cells", "create", name, "--interface", HOST_INTERFACE)
         nodes.cli(name, "attach", HOST_INTERFACE)
         card = nodes.cli(name, "cells", "export", name)
         (nodes.scratch / f"{name}.cell").write_text(card)
-    for one, window in (("left", WINDOW_BLOCKS), ("rogue", _ROGUE_CREDIT)):
+    for one in ("left", "rogue"):
         psk = nodes.scratch / f"{one}-right.psk"
         nodes.cli(one, "keys", "generate-psk", "--output", str(psk))
         for here, there in ((one, "right"), ("right", one)):
             card = str(nodes.scratch / f"{there}.cell")
-            nodes.cli(here, "cells", "add", "--from", card, "--consent", "standing")
+            nodes.cli(here, "cells", "add", "--from", card, "--consent", "covenant")
             nodes.cli(here, "keys", "set-psk", there, "--file", str(psk))
-        nodes.cli("right", "grants", "set", one, "1", str(window))
-        nodes.cli(one, "grants", "set", "right", "1", "4096")
 
 
 def _transfer_under_attack(nodes: Nodes, file: Path, report: Report) -> None:
@@ -118,8 +113,13 @@ def _transfer_under_attack(nodes: Nodes, file: Path, report: Report) -> None:
             report.attacks = prepared.attack(sender)
             sent = sender.result(_TRANSFER_S)
             received = receiver.result(_TRANSFER_S)
-        after = Tally.take(right)
         report.verdict_ns = timer.median_ns()
+        _heading(nodes.console, "5. Rogue, which has agreed to terms, breaks them")
+        report.attacks["overspend"] = prepared.overspend()
+        report.quarantined_for = covenants.quarantine_of(nodes, "right", "rogue")
+        handle = covenants.handle_of(nodes, "right", "rogue")
+        nodes.cli("right", "covenant", "show", handle, show=True)
+        after = Tally.take(right)
     report.frames_admitted = after.admitted - before.admitted
     report.frames_admitted_unexplained = max(
         0, report.frames_admitted - (after.genuine - before.genuine)
@@ -152,13 +152,13 @@ class _Rogue:
                 rogue.sessions.OpenFlow(OpenFlowRequest(remote=_named("right"), flow=1))
             )
         rng = random.Random(0x88B5)  # noqa: S311 - junk need not be secret
-        self._paid = attacks.spend_all(spender, 1, _ROGUE_CREDIT)
+        self._paid = attacks.spend_all(spender, 1, covenants.ROGUE_CREDIT)
+        self._unpaid = attacks.overspend(spender, len(self._paid) + 1, ATTACK_FRAMES)
         self._plans = [
             attacks.unknown_destination(self._target, ATTACK_FRAMES, rng),
             attacks.unknown_source(self._target, ATTACK_FRAMES, rng),
             attacks.forged_tag(self._target, ATTACK_FRAMES, rng),
             attacks.malformed_length(self._target, ATTACK_FRAMES, rng),
-            attacks.overspend(spender, len(self._paid) + 1, ATTACK_FRAMES),
         ]
 
     def attack(self, transfer: Background) -> dict[str, AttackResult]:
@@ -175,7 +175,6 @@ class _Rogue:
         drops_before = settle(self._right)
         lost_before = lab.link_drops("right")
         with raw_socket(lab.hosts["rogue"], HOST_INTERFACE) as raw:
-            send_all(raw, self._paid)
             sent, meanwhile = _interleaved(raw, plans, transfer)
         dropped = minus(settle(self._right), drops_before)
         # The port's losses may have been anyone's; what was counted did reach the gate.
@@ -185,11 +184,28 @@ class _Rogue:
                 sent=sent[plan.name],
                 sent_during_transfer=meanwhile[plan.name],
                 lost=lost,
-                reason=plan.reason,
-                counted=dropped.get(plan.reason, 0),
+                dropped={plan.reason: dropped.get(plan.reason, 0)},
             )
             for plan in plans
         }
+
+    def overspend(self) -> AttackResult:
+        """Spends all of rogue's credit, and goes on: first without credit, then quarantined."""
+        lab = self._nodes.lab
+        before, lost_before = settle(self._right), lab.link_drops("right")
+        with raw_socket(lab.hosts["rogue"], HOST_INTERFACE) as raw:
+            send_all(raw, self._paid)
+            sent = sum(
+                send_all(raw, self._unpaid.frames[at : at + _SLICE])
+                for at in range(0, ATTACK_FRAMES, _SLICE)
+            )
+        dropped = minus(settle(self._right), before)
+        return AttackResult.judge(
+            sent=sent,
+            sent_during_transfer=0,
+            lost=lab.link_drops("right") - lost_before,
+            dropped={name: dropped.get(name, 0) for name in (self._unpaid.reason, "quarantined")},
+        )
 
     def _know(self, right: Client) -> attacks.Target:
         friend = right.cells.Get(GetCellRequest(cell=_named("left")))

@@ -1,5 +1,6 @@
 """The key schedule: from a pre-shared key and a Noise Split() to the keys of frames.
 
+    static secret --HKDF--> psk          where a covenant joins two cells, and none was set
     psk --HKDF--> admission key          tags handshake frames
     Split() --HKDF--> payload key 32     ChaCha20-Poly1305, one each way
                  |--> header key 16      SipHash-2-4, one each way
@@ -20,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from nacl.bindings import crypto_scalarmult
 
 from assent.errors import InvalidArgument, RemoteError
 from assent.wire.cellid import CellID
@@ -32,6 +34,7 @@ AEAD_TAG_LEN: Final = 16
 _PAYLOAD_LABEL: Final = b"assent payload v1"
 _HEADER_LABEL: Final = b"assent header v1"
 _CONFIRM_LABEL: Final = b"assent confirm v1"
+_COVENANT_LABEL: Final = b"assent covenant psk v1"
 _ADMISSION_SALT: Final = b"assent-admission-v1"
 
 Split = tuple[bytes, bytes]
@@ -104,6 +107,20 @@ def confirmation_key(split: Split, initiator: CellID, responder: CellID, epoch: 
         InvalidArgument: A length or the epoch is out of range.
     """
     return _hkdf(split[0], PAYLOAD_KEY_LEN, _info(_CONFIRM_LABEL, epoch, initiator, responder))
+
+
+def covenant_psk(private: bytes, peer_public: bytes, digest: bytes) -> bytes:
+    """The pre-shared key of two cells that a covenant joins; 32 bytes, the same for both.
+
+    HKDF of their static Curve25519 secret: who is none of the two cannot make it. It lets
+    handshake frames be told from junk; the handshake proves both keys again.
+
+    Args:
+        private: Our Curve25519 key, 32 bytes.
+        peer_public: The peer's, 32 bytes.
+        digest: Of the covenant, 32 bytes.
+    """
+    return _hkdf(crypto_scalarmult(private, peer_public), SECRET_LEN, _COVENANT_LABEL + digest)
 
 
 def admission_key(psk: bytes, src: CellID, dst: CellID) -> bytes:

@@ -125,6 +125,23 @@ static void put_entry(uint8_t *entries, size_t i, const struct assent_session *e
 	memcpy(entries + i * sizeof(*entry), entry, sizeof(*entry));
 }
 
+/* What the gate has written of a rate goes on under other limits. */
+static void set_limits(struct assent_session *e, const struct an_pair_columns *c, size_t i)
+{
+	e->data_interval = c->data_interval[i];
+	e->data_burst = c->data_burst[i];
+	e->open_from = c->open_from[i];
+	e->open_until = c->open_until[i];
+	e->payload_limit = c->payload_limit[i];
+}
+
+static int has_limits(const struct assent_session *e, const struct an_pair_columns *c, size_t i)
+{
+	return e->data_interval == c->data_interval[i] && e->data_burst == c->data_burst[i] &&
+	       e->open_from == c->open_from[i] && e->open_until == c->open_until[i] &&
+	       e->payload_limit == c->payload_limit[i];
+}
+
 void an_pack_pairs(uint8_t *entries, const struct an_pair_columns *c, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -134,6 +151,7 @@ void an_pack_pairs(uint8_t *entries, const struct an_pair_columns *c, size_t cou
 		e.departing_admission =
 		    departing_state(c->departing, c->has_departing, c->pairs, i);
 		e.flags = (e.flags & ~c->policy_mask) | c->policy[i];
+		set_limits(&e, c, i);
 		put_entry(entries, i, &e);
 	}
 }
@@ -199,7 +217,7 @@ void an_compare_pairs(const uint8_t *entries, const uint8_t *found, const struct
 		else if (memcmp(&e.admission, &arriving, sizeof(arriving)) ||
 			 memcmp(&e.departing_admission, &departing, sizeof(departing)))
 			differences[i] = AN_ADMISSION;
-		else if ((e.flags & c->policy_mask) != c->policy[i])
+		else if ((e.flags & c->policy_mask) != c->policy[i] || !has_limits(&e, c, i))
 			differences[i] = AN_POLICY;
 		else
 			differences[i] = AN_SAME;

@@ -9,6 +9,8 @@
 
 #include "flow.h"
 
+#define TURN_INTERVAL 1000000L /* ns between two turns while nothing arrives */
+
 struct an_endpoint {
 	struct an_flow flow;
 	struct an_port *port;
@@ -104,15 +106,19 @@ void an_endpoint_stats(const an_endpoint *endpoint, struct an_stats *stats)
 	*stats = endpoint->flow.stats;
 }
 
-/* One turn: take in a burst, deliver, send what is due. Returns frames moved, or a negative errno.
+/*
+ * One turn: take in a burst, deliver, send what is due. Returns frames moved, or a negative errno.
+ * `at` becomes when it was: after the burst was taken, so that nothing arrived later, and a grant
+ * by rate comes no sooner than the gate's reckoning.
  */
-static int turn(struct an_endpoint *endpoint, uint64_t now, char *error, size_t error_len)
+static int turn(struct an_endpoint *endpoint, uint64_t *at, char *error, size_t error_len)
 {
 	struct an_flow *flow = &endpoint->flow;
 	struct an_port *port = endpoint->port;
 	struct an_view views[AN_BURST];
 	unsigned int received = port->ops->rx(port, views, AN_BURST);
 	uint64_t wall = clock_ns(CLOCK_TAI);
+	uint64_t now = *at = clock_ns(CLOCK_MONOTONIC);
 	unsigned int sent = 0;
 	uint8_t *buffer;
 	int err = 0;
@@ -145,27 +151,36 @@ static int turn(struct an_endpoint *endpoint, uint64_t now, char *error, size_t 
 void an_endpoint_close(an_endpoint *endpoint)
 {
 	char ignored[128];
+	uint64_t now;
 
 	if (!endpoint)
 		return;
 	an_flow_shut(&endpoint->flow);
 	for (int i = 0; i < 64; i++)
-		if (turn(endpoint, clock_ns(CLOCK_MONOTONIC), ignored, sizeof(ignored)) <= 0)
+		if (turn(endpoint, &now, ignored, sizeof(ignored)) <= 0)
 			break;
 	endpoint->port->ops->close(endpoint->port);
 	an_flow_free(&endpoint->flow);
 	free(endpoint);
 }
 
+/* Waits for frames, for a millisecond or until there is a grant to tell of. */
+static void wait_for_work(const struct an_endpoint *endpoint, uint64_t now)
+{
+	struct pollfd waiting = {.fd = endpoint->port->fd, .events = POLLIN};
+	uint64_t wait = an_flow_wait(&endpoint->flow, now);
+	struct timespec timeout = {.tv_nsec = wait < TURN_INTERVAL ? (long)wait : TURN_INTERVAL};
+
+	ppoll(&waiting, 1, &timeout, NULL);
+}
+
 /* Turns until `done` says a status, time is up, or something fails. */
 static int run(struct an_endpoint *endpoint, uint64_t until, int (*done)(const struct an_flow *),
 	       char *error, size_t error_len)
 {
-	struct pollfd waiting = {.fd = endpoint->port->fd, .events = POLLIN};
-
 	for (;;) {
-		uint64_t now = clock_ns(CLOCK_MONOTONIC);
-		int moved = turn(endpoint, now, error, error_len);
+		uint64_t now;
+		int moved = turn(endpoint, &now, error, error_len);
 		int status;
 
 		if (moved < 0 || an_flow_check(&endpoint->flow, now, error, error_len))
@@ -176,7 +191,7 @@ static int run(struct an_endpoint *endpoint, uint64_t until, int (*done)(const s
 		if (now >= until)
 			return AN_RUNNING;
 		if (!moved)
-			poll(&waiting, 1, 1);
+			wait_for_work(endpoint, now);
 	}
 }
 
@@ -212,7 +227,10 @@ int an_endpoint_linger(an_endpoint *endpoint, int milliseconds, char *error, siz
 			return AN_FAILED;
 		now = clock_ns(CLOCK_MONOTONIC);
 	}
-	return AN_RUNNING;
+	/* Whoever still waits for grants asks now and then. */
+	return endpoint->flow.rx_held_data && now - endpoint->flow.heard_at < AN_SILENCE_LIMIT
+		   ? AN_RUNNING
+		   : AN_SENT;
 }
 
 void an_counter_raise(uint64_t *counter, uint64_t value)

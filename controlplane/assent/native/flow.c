@@ -65,6 +65,77 @@ static int check_usable(const struct an_endpoint_config *config, char *error, si
 	return 0;
 }
 
+static uint64_t at_most(uint64_t value, uint64_t limit)
+{
+	return value < limit ? value : limit;
+}
+
+static uint64_t at_least(uint64_t value, uint64_t limit)
+{
+	return value > limit ? value : limit;
+}
+
+/*
+ * What is granted by and by to a peer held to a rate. The interval is rounded up, so that the gate,
+ * which may round it down, is never the stricter one.
+ */
+static void set_pace(struct an_flow *flow, uint64_t rate, uint64_t now)
+{
+	uint32_t frame = assent_frame_cost(flow->payload_max);
+	uint64_t worth;
+
+	if (!rate)
+		return;
+	flow->pace = AN_SECOND / rate + (AN_SECOND % rate != 0);
+	flow->pace_frame = frame * flow->pace;
+	worth = at_least(AN_PACE_INTERVAL / flow->pace, frame);
+	/* No more than half of what the peer can keep, if all its frames are of one block. */
+	flow->receipt_step = at_most(at_most(flow->receipt_step, worth), AN_WINDOW / 2);
+	flow->announced_at = now;
+}
+
+/* Holds what was consumed until its grant is due. */
+static void hold(struct an_flow *flow, uint64_t blocks, uint64_t now)
+{
+	flow->rx_held_until = at_least(flow->rx_held_until, now) + blocks * flow->pace;
+	flow->rx_held += blocks;
+}
+
+static void grant(struct an_flow *flow, uint64_t blocks)
+{
+	assent_counter_raise(&flow->line->rx_granted, load(&flow->line->rx_granted) + blocks);
+}
+
+/* Grants what is due. Of what is held, each block is due an interval after the one before. */
+static void release(struct an_flow *flow, uint64_t now)
+{
+	uint64_t early = flow->rx_held_until > now ? flow->rx_held_until - now : 0;
+	uint64_t kept = early ? at_most((early + flow->pace - 1) / flow->pace, flow->rx_held) : 0;
+
+	if (kept == flow->rx_held)
+		return;
+	grant(flow, flow->rx_held - kept);
+	flow->rx_held = kept;
+	flow->rx_unannounced_data |= flow->rx_held_data;
+	if (kept)
+		return;
+	flow->answer_due |= flow->rx_held_probe;
+	flow->rx_held_data = flow->rx_held_probe = 0;
+}
+
+/* What an earlier endpoint had consumed, and closed before it was granted. */
+static void take_over_held(struct an_flow *flow, uint64_t now)
+{
+	uint64_t paid = flow->line->rx_spent + flow->line->rx_window;
+	uint64_t granted = load(&flow->line->rx_granted);
+
+	if (paid <= granted)
+		return;
+	hold(flow, paid - granted, now);
+	flow->rx_held_data = flow->rx_held_probe = 1;
+	release(flow, now);
+}
+
 int an_flow_init(struct an_flow *flow, const struct an_endpoint_config *config, uint64_t now,
 		 char *error, size_t error_len)
 {
@@ -101,6 +172,9 @@ int an_flow_init(struct an_flow *flow, const struct an_endpoint_config *config, 
 	flow->probe_interval = AN_PROBE_INTERVAL;
 	flow->recovery_interval = AN_RECOVERY_INTERVAL;
 	flow->tx_quiet_since = flow->progress_at = flow->heard_at = now;
+	flow->tx_sent_at = flow->tx_granted_at = now;
+	flow->tx_granted_seen = load(&line->tx_granted);
+	set_pace(flow, config->rx_blocks_per_second, now);
 
 	flow->tx = calloc(AN_WINDOW, sizeof(*flow->tx));
 	flow->rx = calloc(AN_WINDOW, sizeof(*flow->rx));
@@ -125,6 +199,7 @@ int an_flow_init(struct an_flow *flow, const struct an_endpoint_config *config, 
 		flow->rx[i].payload = flow->buffers + (AN_WINDOW + i) * SLOT_SIZE;
 	}
 	flow->rx_announced = load(&line->rx_granted);
+	take_over_held(flow, now);
 	/* From here on the gate lets the flow's frames through. */
 	__atomic_store_n(&line->rx_open, 1, __ATOMIC_RELEASE);
 	return 0;
@@ -186,7 +261,7 @@ static uint32_t emit(struct an_flow *flow, struct an_tx_slot *slot, uint8_t *buf
 	stamp(flow, slot->frame, wall);
 	memcpy(buffer, slot->frame, slot->frame_len);
 	slot->sent_at = now;
-	flow->tx_quiet_since = now;
+	flow->tx_quiet_since = flow->tx_sent_at = flow->announced_at = now;
 	flow->stats.tx_frames++;
 	flow->stats.tx_bytes += slot->frame_len;
 	return slot->frame_len;
@@ -241,12 +316,27 @@ static struct an_tx_slot *compose_bare(struct an_flow *flow, uint16_t flags, uin
 							      : NULL;
 }
 
+/* Learns how long the peer takes between grants, while some are awaited. */
+static void time_grants(struct an_flow *flow, uint64_t granted, uint64_t now)
+{
+	int64_t gap = (int64_t)at_most(now - flow->tx_granted_at, AN_PATIENCE_MAX / 2);
+
+	if (flow->tx_base == flow->tx_next) {
+		flow->tx_granted_at = now;
+	} else if (granted != flow->tx_granted_seen) {
+		flow->tx_grant_gap += (gap - (int64_t)flow->tx_grant_gap) / 4;
+		flow->tx_granted_at = now;
+	}
+	flow->tx_granted_seen = granted;
+}
+
 void an_flow_take_receipts(struct an_flow *flow, uint64_t now)
 {
 	uint64_t granted = load(&flow->line->tx_granted);
 	uint64_t consumed = granted > flow->line->tx_window ? granted - flow->line->tx_window : 0;
 	uint32_t base = flow->tx_base;
 
+	time_grants(flow, granted, now);
 	while (flow->tx_base != flow->tx_next) {
 		struct an_tx_slot *slot = tx_slot(flow, flow->tx_base);
 
@@ -344,13 +434,21 @@ static struct an_tx_slot *next_nack(struct an_flow *flow, uint64_t now)
 	return NULL;
 }
 
-static struct an_tx_slot *next_receipt(struct an_flow *flow)
+/* A rate so low that a frame's worth takes long: the peer still wants to hear that it goes on. */
+static int is_trickle_due(const struct an_flow *flow, uint64_t unannounced, uint64_t now)
+{
+	return flow->rx_held_data && unannounced &&
+	       now - flow->announced_at >= AN_PACE_INTERVAL_MAX;
+}
+
+static struct an_tx_slot *next_receipt(struct an_flow *flow, uint64_t now)
 {
 	uint64_t unannounced = load(&flow->line->rx_granted) - flow->rx_announced;
 	struct an_tx_slot *slot;
 
 	if (!flow->answer_due && unannounced < flow->receipt_step &&
-	    flow->rx_unannounced_frames < AN_WINDOW / 8)
+	    (flow->pace ? !is_trickle_due(flow, unannounced, now)
+			: flow->rx_unannounced_frames < AN_WINDOW / 8))
 		return NULL;
 	slot = compose_bare(flow, 0, 0);
 	if (slot)
@@ -400,16 +498,38 @@ static uint64_t backed_off(uint64_t interval, uint64_t limit)
 	return 2 * interval < limit ? 2 * interval : limit;
 }
 
+/*
+ * ns that the peer may be quiet and yet be well: twice what it takes between grants, or, held to a
+ * rate, between frames.
+ */
+static uint64_t patience(const struct an_flow *flow)
+{
+	return at_most(2 * at_least(flow->tx_grant_gap, flow->pace_frame), AN_PATIENCE_MAX);
+}
+
+/* A peer that grants slowly is not asked, but one that hears nothing may give up. */
+static int is_probe_due(const struct an_flow *flow, uint64_t quiet, uint64_t now)
+{
+	uint64_t ungranted = now - at_least(flow->tx_quiet_since, flow->tx_granted_at);
+
+	return quiet >= flow->probe_interval &&
+	       (ungranted >= patience(flow) || now - flow->tx_sent_at >= AN_PATIENCE_MAX);
+}
+
 /* Nothing is due, and there may be something that the peer does not know. */
 static struct an_tx_slot *next_unasked(struct an_flow *flow, uint64_t now)
 {
 	int can_ask = credit_left(flow) > flow->reserve / 4 && window_open(flow);
 	int sends = flow->tx_data_pending || flow->source_sent < flow->source_len;
-	int works = sends || flow->sink_filled < flow->sink_len;
+	int works = sends || flow->sink_filled < flow->sink_len || flow->rx_held_data;
 	uint64_t quiet = now - flow->tx_quiet_since;
 	uint64_t unheard = now - flow->heard_at;
+	/* Who is mute has nothing to wait for. */
+	uint64_t slow =
+	    at_least(flow->recovery_interval, can_ask ? at_most(patience(flow), AN_SECOND) : 0);
 
-	if (quiet >= flow->recovery_interval && unheard >= flow->recovery_interval &&
+	if (!flow->rx_held && quiet >= flow->recovery_interval &&
+	    unheard >= flow->recovery_interval &&
 	    load(&flow->line->rx_granted) != flow->rx_announced && flow->rx_unannounced_data) {
 		struct an_tx_slot *slot = compose_bare(flow, 0, 0);
 
@@ -420,13 +540,13 @@ static struct an_tx_slot *next_unasked(struct an_flow *flow, uint64_t now)
 	if (!is_kept(flow, flow->tx_base))
 		return NULL;
 	if (sends && can_ask) {
-		if (quiet < flow->probe_interval)
+		if (!is_probe_due(flow, quiet, now))
 			return NULL;
 		flow->probe_interval = backed_off(flow->probe_interval, AN_PROBE_INTERVAL_MAX);
 		flow->stats.probes_sent++;
 		return compose(flow, ASSENT_FLAG_DATA, NULL, 0);
 	}
-	if (quiet < flow->recovery_interval || unheard < flow->recovery_interval)
+	if (quiet < slow || unheard < slow)
 		return NULL;
 	/* Whoever is done says so a few times more: the peer may still wait to hear it. */
 	if (!works && flow->recovery_rounds >= AN_RECOVERY_ROUNDS)
@@ -439,8 +559,11 @@ static struct an_tx_slot *next_unasked(struct an_flow *flow, uint64_t now)
 
 uint32_t an_flow_output(struct an_flow *flow, uint8_t *buffer, uint64_t now, uint64_t wall)
 {
-	struct an_tx_slot *slot = next_resend(flow, now);
+	struct an_tx_slot *slot;
 
+	if (flow->rx_held)
+		release(flow, now);
+	slot = next_resend(flow, now);
 	if (!slot)
 		slot = next_recovery(flow);
 	if (slot)
@@ -448,7 +571,7 @@ uint32_t an_flow_output(struct an_flow *flow, uint8_t *buffer, uint64_t now, uin
 	else
 		slot = next_nack(flow, now);
 	if (!slot)
-		slot = next_receipt(flow);
+		slot = next_receipt(flow, now);
 	if (!slot)
 		slot = next_data(flow);
 	if (!slot)
@@ -528,6 +651,8 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
 	uint64_t consumed = 0;
 	int err = 0;
 
+	if (flow->rx_held)
+		release(flow, flow->heard_at);
 	while (flow->rx_next != flow->rx_end && rx_slot(flow, flow->rx_next)->present) {
 		struct an_rx_slot *slot = rx_slot(flow, flow->rx_next);
 		uint32_t plain_len = slot->payload_len > ASSENT_AEAD_TAG_LEN
@@ -552,7 +677,12 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
 		flow->stats.rx_payload += plain_len;
 		consumed += assent_frame_cost(slot->payload_len);
 		flow->rx_unannounced_frames++;
-		flow->rx_unannounced_data |= slot->payload_len != 0;
+		if (flow->pace) {
+			flow->rx_held_data |= slot->payload_len != 0;
+			flow->rx_held_probe |= slot->flags & ASSENT_FLAG_DATA && !slot->payload_len;
+		} else {
+			flow->rx_unannounced_data |= slot->payload_len != 0;
+		}
 		slot->present = 0;
 		flow->rx_next++;
 	}
@@ -560,8 +690,11 @@ int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len)
 		if ((int32_t)(flow->nack_cursor - flow->rx_next) < 0)
 			flow->nack_cursor = flow->rx_next;
 		flow->line->rx_next = flow->rx_next;
-		assent_counter_raise(&flow->line->rx_granted,
-				     load(&flow->line->rx_granted) + consumed);
+		/* As of when it was last heard: nothing of it had arrived later than that. */
+		if (flow->pace)
+			hold(flow, consumed, flow->heard_at);
+		else
+			grant(flow, consumed);
 	}
 	return err;
 }
@@ -589,4 +722,17 @@ int an_flow_check(const struct an_flow *flow, uint64_t now, char *error, size_t 
 		return 0;
 	snprintf(error, error_len, "the peer has been silent for 30 s");
 	return -ETIMEDOUT;
+}
+
+uint64_t an_flow_wait(const struct an_flow *flow, uint64_t now)
+{
+	uint64_t unannounced = load(&flow->line->rx_granted) - flow->rx_announced;
+	uint64_t wanted = flow->receipt_step > unannounced ? flow->receipt_step - unannounced : 0;
+	uint64_t later, due;
+
+	if (!flow->rx_held)
+		return UINT64_MAX;
+	later = wanted < flow->rx_held ? (flow->rx_held - wanted) * flow->pace : 0;
+	due = flow->rx_held_until - at_most(later, flow->rx_held_until);
+	return due > now ? due - now : 0;
 }

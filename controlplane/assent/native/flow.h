@@ -17,11 +17,21 @@
  * ended at or below that sum is done. A grant rides on any frame. A header-only frame is sent for
  * its sake alone when an eighth of the window has been consumed unannounced, or when the peer asks.
  *
+ * A peer may be held to a rate. Then what was consumed is granted again only as time passes: each
+ * block an interval after the one before, and an interval after it was consumed at the earliest.
+ * What is not yet granted is held, and (granted - window) is the cost of all that was consumed and
+ * is no longer held: a receipt, a little later. Nothing is saved up while the peer is idle, for the
+ * window is its burst already. The gate reckons the same rate when frames arrive, which is before
+ * they are consumed, and grants follow its reckoning; so whoever spends only what it was granted
+ * is never over the rate there. A header-only frame is sent when enough of what was held is
+ * granted, or a second has passed; and to a peer that asked, once more when nothing is held.
+ *
  * A gap in what arrives is a NACK at once, one header-only frame a missing number, repeated while
  * the gap lasts; frames that leave anyway name the first missing number for free.
  *
  * A sender that goes quiet with unreceipted frames sends a probe: DATA with no payload. It is the
  * next number, so a lost tail shows as a gap before it, and it is always answered with the grant.
+ * Probes cost credit, so they are patient with a peer whose grants come slowly but do come.
  *
  * Liveness. The last blocks of credit are kept by rank: data leaves all of the reserve, NACKs leave
  * half of it, probes a quarter, and only receipts, each of which gives the peer credit, may spend
@@ -56,6 +66,10 @@
 #define AN_RECOVERY_INTERVAL 20000000ULL /* ns of quiet before a burst; doubles */
 #define AN_RECOVERY_INTERVAL_MAX 100000000ULL
 #define AN_SILENCE_LIMIT 30000000000ULL /* ns: the seed's 30 s */
+#define AN_SECOND 1000000000ULL
+#define AN_PACE_INTERVAL 10000000ULL   /* ns between two grants to one held to a rate */
+#define AN_PACE_INTERVAL_MAX AN_SECOND /* the same, of a rate so low that little comes together */
+#define AN_PATIENCE_MAX 4000000000ULL  /* ns that a slow peer may take, and is not asked */
 
 struct an_tx_slot {
 	uint64_t paid_until; /* cumulative cost up to and including this frame */
@@ -82,7 +96,9 @@ struct an_flow {
 	struct an_aead seal;
 	struct an_aead open;
 	uint32_t payload_max;  /* bytes a frame's payload may have, AEAD tag included */
-	uint64_t receipt_step; /* blocks consumed unannounced that are worth a frame */
+	uint64_t receipt_step; /* blocks granted unannounced that are worth a frame */
+	uint64_t pace;         /* ns that a block must wait for its grant; 0 = not held to a rate */
+	uint64_t pace_frame;   /* the same of a whole frame */
 
 	/* sending */
 	const uint8_t *source;
@@ -96,6 +112,11 @@ struct an_flow {
 	uint32_t resend_head;
 	uint32_t resend_count;
 	uint64_t tx_quiet_since;
+	uint64_t tx_sent_at; /* when a frame last left */
+	uint64_t
+	    tx_granted_seen; /* as of tx_granted_at, when a grant last came, or was first due */
+	uint64_t tx_granted_at;
+	uint64_t tx_grant_gap; /* ns between grants while waiting for them, smoothed */
 	uint64_t probe_interval;
 	uint64_t recovery_interval;
 	uint32_t recovery_rounds; /* since the peer was heard */
@@ -116,7 +137,12 @@ struct an_flow {
 	uint32_t rx_unannounced_frames;
 	int rx_unannounced_data; /* whether data was among them */
 	int answer_due;          /* a probe waits for the grant */
-	uint32_t nack_cursor;    /* where the next round of NACKs goes on */
+	uint64_t rx_held;        /* blocks consumed whose grant is not due yet */
+	uint64_t rx_held_until;  /* when the last of them is due */
+	int rx_held_data;        /* whether data is among them */
+	int rx_held_probe;       /* or a probe */
+	uint64_t announced_at;
+	uint32_t nack_cursor; /* where the next round of NACKs goes on */
 	uint64_t nack_round_at;
 	uint64_t heard_at;
 
@@ -141,6 +167,8 @@ int an_flow_input(struct an_flow *flow, const uint8_t *data, uint32_t len, uint6
 int an_flow_deliver(struct an_flow *flow, char *error, size_t error_len);
 /* Writes the next frame due, if any: its length, or 0. `buffer` takes AN_FRAME_MAX bytes. */
 uint32_t an_flow_output(struct an_flow *flow, uint8_t *buffer, uint64_t now, uint64_t wall);
+/* ns until there is a grant to tell of that is held now; UINT64_MAX where none is. */
+uint64_t an_flow_wait(const struct an_flow *flow, uint64_t now);
 /* Lets go of what the peer's grant says is consumed. */
 void an_flow_take_receipts(struct an_flow *flow, uint64_t now);
 /* -ENOTCONN when the session is over or the gate was rebuilt; -ETIMEDOUT when there is work and the

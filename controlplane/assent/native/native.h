@@ -34,8 +34,9 @@ struct an_endpoint_config {
 	uint8_t tx_header_key[16];
 	uint32_t epoch;
 	uint32_t flow;
-	uint32_t mtu; /* of the interface: bytes after the Ethernet header */
-	void *line;   /* the flow's 64-byte line in the mmapped `flows` map */
+	uint32_t mtu;                  /* of the interface: bytes after the Ethernet header */
+	uint64_t rx_blocks_per_second; /* what the peer is granted in a second; 0 = not paced */
+	void *line;                    /* the flow's 64-byte line in the mmapped `flows` map */
 	char interface[16];
 	uint32_t queue;
 	int sockets_map; /* fd of the `sockets` map; -1 = do not try AF_XDP */
@@ -72,7 +73,8 @@ void an_endpoint_send(an_endpoint *endpoint, const uint8_t *source, uint64_t len
 void an_endpoint_receive(an_endpoint *endpoint, uint8_t *sink, uint64_t len);
 /* Moves frames for about `milliseconds`, or until there is something to report. */
 int an_endpoint_run(an_endpoint *endpoint, int milliseconds, char *error, size_t error_len);
-/* Answers probes for `milliseconds` after the last frame heard, so that the peer can finish too. */
+/* Answers probes for `milliseconds` after the last frame heard, so that the peer can finish too.
+ * AN_SENT: that was it. AN_RUNNING: the peer's rate holds back what it waits for; call again. */
 int an_endpoint_linger(an_endpoint *endpoint, int milliseconds, char *error, size_t error_len);
 void an_endpoint_stats(const an_endpoint *endpoint, struct an_stats *stats);
 void an_endpoint_close(an_endpoint *endpoint);
@@ -100,7 +102,7 @@ int an_map_lookup(int fd, const uint8_t *keys, size_t key_size, size_t count, ui
 		  size_t value_size, uint8_t *found);
 
 /*
- * Entries of the session table, 256 bytes each, changed in place. Columns have `count` rows;
+ * Entries of the session table, 320 bytes each, changed in place. Columns have `count` rows;
  * departing keys are read where has_departing[i] is not 0, and are "none" elsewhere. `rows`: which
  * entry a row is about.
  */
@@ -110,6 +112,11 @@ struct an_pair_columns {
 	const uint8_t *departing;     /* 16 */
 	const uint8_t *has_departing; /* 1 */
 	const uint32_t *policy;       /* enum assent_session_flag, of `policy_mask` */
+	const uint64_t *data_interval;
+	const uint64_t *data_burst;
+	const uint64_t *open_from;
+	const uint64_t *open_until;
+	const uint32_t *payload_limit;
 	uint32_t policy_mask;
 };
 struct an_session_columns {
@@ -139,7 +146,7 @@ enum an_difference {
 	AN_SAME = 0,
 	AN_ABSENT = 1,    /* there is no such entry */
 	AN_ADMISSION = 2, /* another admission key */
-	AN_POLICY = 3,    /* other flags, of those in `policy_mask` */
+	AN_POLICY = 3,    /* other flags, of those in `policy_mask`, or other limits */
 };
 void an_compare_pairs(const uint8_t *entries, const uint8_t *found,
 		      const struct an_pair_columns *columns, size_t count, uint8_t *differences);
@@ -148,6 +155,29 @@ void an_compare_sessions(const uint8_t *entries, const uint8_t *found, const uin
 			 size_t count, uint8_t *alive);
 /* The tag of a 64-byte header under a 16-byte key, for tools that make frames one by one. */
 uint64_t an_header_tag(const uint8_t *key, const uint8_t *header);
+
+/* Deterministic CBOR within bounds (cbor.c). Returns enum an_cbor_fault. */
+enum an_cbor_fault {
+	AN_CBOR_FINE = 0,
+	AN_CBOR_SHORT,      /* it ends early */
+	AN_CBOR_TRAILING,   /* bytes after the end */
+	AN_CBOR_TAG,        /* a CBOR tag */
+	AN_CBOR_INDEFINITE, /* an indefinite length */
+	AN_CBOR_SIMPLE,     /* a simple value other than false, true and null */
+	AN_CBOR_LONG_FORM,  /* a number, a length or a float that has a shorter form */
+	AN_CBOR_UTF8,       /* text that is not UTF-8 */
+	AN_CBOR_KEY_KIND,   /* a key that is not text */
+	AN_CBOR_UNSORTED,   /* a key out of order */
+	AN_CBOR_KEY_TWICE,
+	AN_CBOR_DEPTH, /* deeper than max_depth, or than AN_CBOR_DEPTH_MAX */
+	AN_CBOR_ITEMS, /* more than max_items */
+};
+#define AN_CBOR_DEPTH_MAX 16
+int an_cbor_check(const uint8_t *buf, size_t len, uint32_t max_depth, uint32_t max_items);
+/* Where the entries of a map lie that has been checked: for each, three offsets: of the key's text,
+ * of its end, where the value begins, and of the value's end. Returns how many there are, or -1:
+ * it is no map, or has more than max_pairs. */
+int an_cbor_split(const uint8_t *buf, size_t len, uint32_t *spans, uint32_t max_pairs);
 
 /* python: end */
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from assent.service.records import RemoteCell, StandingGrant, StoredPsk
+from assent.service.records import RemoteCell, StandingGrant, StoredPsk, spelled
 
 # Values that one statement takes; SQLite's own limit is 32,766.
 _AT_ONCE: Final = 4096
 _WANTED: Final = (
-    "SELECT c.id, c.name, c.consent, c.observe, c.bare, p.psk, s.local, s.guard FROM cells c "
+    "SELECT c.id, c.name, iif(c.negotiated, 'covenant', c.consent), c.observe, c.bare, "
+    "p.psk, s.local, s.guard FROM cells c "
     "LEFT JOIN psks p ON p.remote = c.id LEFT JOIN static_sessions s ON s.remote = c.id "
     "WHERE c.local = 0"
 )
@@ -27,7 +28,7 @@ class WantedRow:
     Attributes:
         remote: its id, 16 bytes.
         name: its name.
-        consent: as the store spells it.
+        consent: the value of a Consent.
         observe, bare: what is relaxed for it.
         psk: 32 bytes; with one, there is a pair with each local cell.
         static_local: the local cell with which it has a static session; with that one there is a
@@ -110,14 +111,14 @@ class BulkRecords:
     def add_remotes(self, cells: Iterable[RemoteCell]) -> None:
         """Adds remote cells; none of their names, ids and keys is taken."""
         self._db.executemany(
-            "INSERT INTO cells (id, name, public_key, local, consent, mac, observe, bare) "
-            "VALUES (?, ?, ?, 0, ?, ?, ?, ?)",
+            "INSERT INTO cells (id, name, public_key, local, consent, negotiated, mac, observe, "
+            "bare) VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)",
             [
                 (
                     cell.id.raw,
                     cell.name,
                     cell.public_key,
-                    cell.consent.value,
+                    *spelled(cell.consent),
                     cell.mac,
                     int(cell.observe),
                     int(cell.bare),

@@ -23,6 +23,13 @@ _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 # A unix socket address holds 108 bytes with its final zero.
 _SOCKET_PATH_MAX = 107
 _BLOCKS_MAX = 1 << 40
+_PORT_MAX = 65_535
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})"
+)
+
+HostPort = tuple[str, int]
+"""A host's name or address, and a TCP port."""
 
 
 class ConfigError(Exception):
@@ -47,6 +54,12 @@ class Config:
             handshake, so that sessions outlive a restart of the peer's daemon.
         relay_route_lifetime_ns: How long the LWF relay finds a source where it registered last.
         socket_group: Group that may use the API besides root; none where None.
+        covenant_wss: Where covenants are spoken over WebSocket, (host, port); nowhere where None.
+        covenant_h2: The same over HTTP/2.
+        covenant_certificate: Of this host, a PEM chain; with `covenant_key`, needed to listen.
+        covenant_key: Its private key, PEM.
+        covenant_client_ca: Whose certificates clients must show, PEM; where None, none.
+        covenant_ca: Whose certificates servers must show, PEM; the system's where None.
         log_level: Least severe level that is logged.
         log_format: `text` (key=value) or `json`, one line a record.
     """
@@ -62,6 +75,12 @@ class Config:
     peer_timeout_ns: int
     relay_route_lifetime_ns: int
     socket_group: str | None
+    covenant_wss: HostPort | None
+    covenant_h2: HostPort | None
+    covenant_certificate: Path | None
+    covenant_key: Path | None
+    covenant_client_ca: Path | None
+    covenant_ca: Path | None
     log_level: LogLevel
     log_format: LogFormat
 
@@ -86,6 +105,11 @@ class Config:
         if len(bytes(socket)) > _SOCKET_PATH_MAX:
             raise ConfigError(f"socket: a unix socket's path has at most {_SOCKET_PATH_MAX} bytes")
         profile = _text(values, "profile", "default")
+        wss, h2 = (_host_port(values, key) for key in ("covenant_wss", "covenant_h2"))
+        certificate, key = (
+            _optional_path(values, name) for name in ("covenant_certificate", "covenant_key")
+        )
+        _check_listeners(wss, h2, certificate, key)
         return cls(
             instance=instance,
             socket=socket,
@@ -100,6 +124,12 @@ class Config:
                 values, "relay_route_lifetime_ns", 600_000_000_000, 1 << 62
             ),
             socket_group=_optional_text(values, "socket_group"),
+            covenant_wss=wss,
+            covenant_h2=h2,
+            covenant_certificate=certificate,
+            covenant_key=key,
+            covenant_client_ca=_optional_path(values, "covenant_client_ca"),
+            covenant_ca=_optional_path(values, "covenant_ca"),
             log_level=cast("LogLevel", _choice(values, "log_level", "info", LOG_LEVELS)),
             log_format=cast("LogFormat", _choice(values, "log_format", "text", LOG_FORMATS)),
         )
@@ -156,6 +186,36 @@ def _path(values: Mapping[str, object], key: str, default: str) -> Path:
     if not path.is_absolute():
         raise ConfigError(f"{key}: needs an absolute path, got {str(path)!r}")
     return path
+
+
+def _optional_path(values: Mapping[str, object], key: str) -> Path | None:
+    return None if values.get(key) is None else _path(values, key, "")
+
+
+def _host_port(values: Mapping[str, object], key: str) -> HostPort | None:
+    """`host:port`, where an IPv6 address stands in brackets."""
+    value = _optional_text(values, key)
+    if value is None:
+        return None
+    found = _HOST_PORT.fullmatch(value)
+    if found is None or not 1 <= int(found["port"]) <= _PORT_MAX:
+        raise ConfigError(f"{key}: needs host:port, got {value!r}")
+    return found["bracketed"] or found["host"], int(found["port"])
+
+
+def _check_listeners(
+    wss: HostPort | None, h2: HostPort | None, certificate: Path | None, key: Path | None
+) -> None:
+    if (certificate is None) != (key is None):
+        missing, given = "covenant_key", "covenant_certificate"
+        if certificate is None:
+            missing, given = given, missing
+        raise ConfigError(f"{missing}: is needed with {given}")
+    for name, listener in (("covenant_wss", wss), ("covenant_h2", h2)):
+        if listener is not None and certificate is None:
+            raise ConfigError(f"{name}: needs covenant_certificate and covenant_key")
+    if wss is not None and wss == h2:
+        raise ConfigError("covenant_h2: is where covenant_wss listens")
 
 
 def _number(values: Mapping[str, object], key: str, default: int, most: int) -> int:

@@ -22,6 +22,9 @@ from assent.dataplane.profiles import profile
 from assent.errors import AssentError, FailedPrecondition
 from assent.service import preflight
 from assent.service.config import Config
+from assent.service.covenants.clocks import Clocks
+from assent.service.covenants.gatekeeper import Gatekeeper, end_unfinished
+from assent.service.covenants.part import CovenantPart, FabricDoor
 from assent.service.directories import group_id, make_shared
 from assent.service.escrow import Escrow
 from assent.service.events import EventHub, GateSource
@@ -41,6 +44,7 @@ from assent.service.rules import Rules
 from assent.service.schema import SchemaError
 from assent.service.server import ApiServer, Registration
 from assent.service.servicers.cells import CellsServicer
+from assent.service.servicers.covenants import CovenantsServicer
 from assent.service.servicers.fabric import FabricServicer, HostFacts
 from assent.service.servicers.grants import GrantsServicer
 from assent.service.servicers.keys import KeysServicer
@@ -52,6 +56,7 @@ from assent.service.static_sessions import StaticSessions
 from assent.service.store import Store
 from assent.service.tasks import TaskOwner
 from assent.v1.cells_pb2_grpc import add_CellsServicer_to_server
+from assent.v1.covenants_pb2_grpc import add_CovenantsServicer_to_server
 from assent.v1.fabric_pb2_grpc import add_FabricServicer_to_server
 from assent.v1.grants_pb2_grpc import add_GrantsServicer_to_server
 from assent.v1.keys_pb2_grpc import add_KeysServicer_to_server
@@ -140,7 +145,9 @@ class Daemon:
         store = stack.enter_context(Store(config.state_dir / "state.db"))
         gate = stack.enter_context(Gate.open(config.instance, sizes, config.pin_root))
 
-        reconciler = Reconciler(store, gate)
+        clocks = Clocks()
+        end_unfinished(store, clocks)
+        reconciler = Reconciler(store, gate, clocks)
         changes = reconciler.apply_all()
         log.info(
             "dataplane ready",
@@ -155,6 +162,7 @@ class Daemon:
         escrow = Escrow(config.run_dir / "sessions")
         placement = Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows")
         statics = StaticSessions(store, gate.tables.sessions, gate.tables.flows, placement)
+        door = FabricDoor()
         sessions = await stack.enter_async_context(
             SessionManager(
                 store,
@@ -165,6 +173,8 @@ class Daemon:
                 statics,
                 skew_limit=config.skew_limit_ns,
                 patience=config.peer_timeout_ns,
+                covenants=door.ears,
+                on_breach=door.breach,
             )
         )
         relay = await stack.enter_async_context(
@@ -173,10 +183,20 @@ class Daemon:
         ledger: Promises = Ledger(config.credit_capacity_blocks)
         registry = Registry(store, reconciler, ledger, cells, sessions, key_files)
         registry.open_books()
+        gatekeeper = Gatekeeper(
+            store, reconciler, ledger, cells, sessions, key_files, gate.tables.config, clocks
+        )
+        gatekeeper.refresh()
 
         self._tasks = await stack.enter_async_context(TaskOwner())
+        covenants = await stack.enter_async_context(
+            CovenantPart(
+                config, store, gate, gatekeeper, cells, sessions, key_files, door, self._tasks
+            )
+        )
         self._tasks.start(
-            _keep_true(guarded, cells, reconciler, sessions, statics, relay), "reconciler"
+            _keep_true(guarded, cells, reconciler, sessions, statics, relay, covenants),
+            "reconciler",
         )
         hub = await stack.enter_async_context(
             EventHub(GateSource(gate.tables), Rules(store, gate.tables).of)
@@ -186,6 +206,13 @@ class Daemon:
         facts = HostFacts(config.instance, config.profile, pins, started_at)
         services: list[Registration] = [
             ("assent.v1.Cells", partial(add_CellsServicer_to_server, CellsServicer(registry))),
+            (
+                "assent.v1.Covenants",
+                partial(
+                    add_CovenantsServicer_to_server,
+                    CovenantsServicer(registry, covenants.keeper),
+                ),
+            ),
             (
                 "assent.v1.Fabric",
                 partial(
@@ -242,6 +269,7 @@ async def _keep_true(
     sessions: SessionManager,
     statics: StaticSessions,
     relay: RelayPart,
+    covenants: CovenantPart,
 ) -> None:
     """Compares what is with what should be, for as long as the daemon runs."""
     while True:
@@ -250,6 +278,7 @@ async def _keep_true(
             guarded.refresh()
             cells.refresh()  # a socket may be lost on an interface that stays
             relay.sweep()
+            covenants.sweep()
             await reconciler.sweep()
             sessions.verify()
             await statics.sweep()

@@ -149,7 +149,7 @@ class Handshakes:
         psk = self._store.psk(remote.id)
         if psk is None:
             raise FailedPrecondition(f"no pre-shared key is set for cell {remote.name!r}")
-        grants = {grant.flow: grant.window_blocks for grant in self._store.grants(remote.id)}
+        grants = self._offer(remote, identity.cell_id)
         memory = self._store.handshake(remote.id, identity.cell_id)
         connection = Connection(
             identity,
@@ -162,6 +162,13 @@ class Handshakes:
             last_epoch=memory.last_epoch,
         )
         return Handshake(connection, grants)
+
+    def _offer(self, remote: RemoteCell, local: CellID) -> dict[int, int]:
+        """The windows that a remote cell gets, by flow: its grants, or what governs this pair."""
+        if remote.consent.is_negotiated:
+            governor = self._store.covenants.governor(remote.id, local)
+            return {} if governor is None else dict(governor.flows)
+        return {grant.flow: grant.window_blocks for grant in self._store.grants(remote.id)}
 
 
 def is_syn(header: Header) -> bool:

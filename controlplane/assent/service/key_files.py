@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".pem"
 _DRAFT: Final = ".draft"
+_NEXT: Final = ".next"
 
 
 class KeyFiles:
@@ -80,6 +81,27 @@ class KeyFiles:
                 draft.rename(path)
             raise
         draft.unlink(missing_ok=True)
+
+    def keep_next(self, name: str, identity: Identity) -> None:
+        """Keeps the key that a cell is about to have, in place of another such one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self.drop_next(name)
+        identity.save(self._next(name))
+
+    def next_of(self, name: str) -> Identity | None:
+        """The key that a cell was about to have."""
+        path = self._next(name)
+        return Identity.load(path) if path.exists() else None
+
+    def drop_next(self, name: str) -> None:
+        """Forgets it; none is no error."""
+        self._next(name).unlink(missing_ok=True)
+
+    def _next(self, name: str) -> Path:
+        return self._directory / f"{name}{_NEXT}"
 
     def settle(self, cells: Iterable[LocalCell]) -> None:
         """Ends what a crash has left half done; before anybody reads a key."""

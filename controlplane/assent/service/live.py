@@ -27,6 +27,8 @@ from assent.service.flow_zero import CONTROL_FLOW, DATA, FIN, FIN_ACK, FlowZero,
 from assent.service.manifests import Announced, ManifestBoard
 from assent.service.records import StoredSession
 from assent.wire.control import (
+    MAX_BODY,
+    TAG_HEAD_LEN,
     Close,
     ControlTag,
     Grant,
@@ -91,6 +93,8 @@ class LiveSession:
         clock: Wall clock, ns of TAI.
         transmit: Sends one frame to the peer.
         on_end: Called once, with the reason, when the session is to be removed.
+        on_covenant: Takes the body of a COVENANT tag; False where such tags are not known.
+        permits: Whether the peer may announce this; what it may not is not acknowledged.
         mtu: The largest frame that both sides take, bytes.
         patience: Silence after which the peer is given up, ns.
         now: Monotonic ns.
@@ -108,6 +112,8 @@ class LiveSession:
         clock: Callable[[], int],
         transmit: Callable[[bytes], None],
         on_end: Callable[[LiveSession, str], None],
+        on_covenant: Callable[[object], bool] = lambda _: False,
+        permits: Callable[[Manifest], bool] = lambda _: True,
         mtu: int,
         patience: int,
         now: int,
@@ -125,6 +131,8 @@ class LiveSession:
         self._zero = FlowZero(stored.local, stored.remote, keys, clock)
         self._transmit = transmit
         self._on_end = on_end
+        self._on_covenant = on_covenant
+        self._permits = permits
         self._patience = patience
         self._heard_at = now
         self._sent_at = now
@@ -156,6 +164,28 @@ class LiveSession:
     def rx_window(self, flow: int) -> int:
         """The window that we promised for a flow, in blocks; 0 where it is not open."""
         return int(self._flows.read(self.slot(flow)).rx_window) if self.has_flow(flow) else 0
+
+    @property
+    def covenant_room(self) -> int:
+        """Bytes of CBOR that the body of a COVENANT tag may have in one frame."""
+        return min(room_for_tags(self.mtu) - TAG_HEAD_LEN, MAX_BODY)
+
+    # Covenants
+
+    def send_covenant(self, body: object) -> None:
+        """Sends the body of one COVENANT tag, once; it may be lost. After the end, nothing.
+
+        Raises:
+            InvalidArgument: It has no place in a tag.
+            ResourceExhausted: The session has used up its sequence numbers.
+        """
+        if self.phase is Phase.ENDED:
+            return
+        # Encoded before a number is taken for it.
+        tag = ControlTag(Tag.COVENANT, 0, body)
+        if len(encode_tags([tag])) > room_for_tags(self.mtu):
+            raise InvalidArgument("body", "does not fit a frame")
+        self._send(DATA, [tag])
 
     # Announcements
 
@@ -337,6 +367,8 @@ class LiveSession:
             if not self.has_flow(manifest.flow):
                 raise RemoteError(f"a manifest for flow {manifest.flow}, which is not open")
             return lambda: self._on_manifest(manifest, tag.ref)
+        if tag.tag == Tag.COVENANT:
+            return lambda: self._on_covenant_tag(tag.body)
         if tag.tag == Tag.CLOSE:
             close = Close.from_body(tag.body)
             return lambda: log.info(
@@ -347,6 +379,10 @@ class LiveSession:
     def _on_unknown(self) -> None:
         self.unknown_tags += 1
 
+    def _on_covenant_tag(self, body: object) -> None:
+        if not self._on_covenant(body):
+            self.unknown_tags += 1
+
     def _on_grant(self, grant: Grant, ref: int) -> None:
         self._flows.raise_tx_granted(self.slot(grant.flow), grant.granted)
         answer = self._awaited.get(ref)
@@ -355,6 +391,8 @@ class LiveSession:
 
     def _on_manifest(self, manifest: Manifest, ref: int) -> None:
         if ref not in self._taken:
+            if not self._permits(manifest):
+                return
             if not self._board.post(Announced(self.stored.remote, manifest)):
                 # Not acknowledged, so the peer asks again, and in the end tells its user.
                 log.warning("manifest refused: too many wait", extra={"session": self.stored.id})

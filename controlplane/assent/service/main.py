@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BLOCKS",
         help="64-byte blocks that this node may promise in all (default: 1048576 = 64 MiB)",
     )
+    for binding, name in (("wss", "WebSocket"), ("h2", "HTTP/2")):
+        add(f"--covenant-{binding}", metavar="HOST:PORT", help=f"hear covenants over {name} there")
+    add("--covenant-certificate", metavar="FILE", help="of this host, for those; PEM")
+    add("--covenant-key", metavar="FILE", help="its private key; PEM")
+    add("--covenant-client-ca", metavar="FILE", help="whose certificates clients must show; PEM")
+    add("--covenant-ca", metavar="FILE", help="whose certificates servers must show; PEM")
     add("--log-level", choices=LOG_LEVELS, help="(default: info)")
     add("--log-format", choices=LOG_FORMATS, help="(default: text)")
     return parser

@@ -20,6 +20,7 @@ from assent.dataplane.tables import SessionEntry, SessionSpec, SessionTable
 from assent.errors import LocalError, NotFound
 from assent.handshake.keys import SessionKeys
 from assent.service.escrow import Escrow
+from assent.service.faults import Point, reach
 from assent.service.records import StoredSession
 from assent.service.store import Store
 from assent.wire.cellid import CellID
@@ -73,13 +74,16 @@ class Placement:
             LocalError: The gate refuses for another reason. All three places are as before.
         """
         self._escrow.put(stored.id, stored.remote, stored.local, keys)
+        reach(Point.PUT_ESCROWED)
         try:
             entry = self._table.install(spec)
         except BaseException:
             self._escrow.remove(stored.id)
             raise
+        reach(Point.PUT_INSTALLED)
         try:
             self._store.put_session(stored)
+            reach(Point.PUT_STORED)
         except BaseException:
             # The old session has left the gate already, so nothing is left to go back to.
             self.remove(stored)
@@ -93,9 +97,11 @@ class Placement:
         """Removes a session from wherever it still is. Idempotent."""
         if self.entry(stored) is not None:
             self._table.uninstall(stored.remote, stored.local)
+        reach(Point.REMOVE_UNINSTALLED)
         kept = self._store.session(stored.remote, stored.local)
         if kept is not None and kept.id == stored.id:
             self._store.delete_session(stored.remote, stored.local)
+        reach(Point.REMOVE_DELETED)
         self._forget_files(stored.id)
 
     def entry(self, stored: StoredSession) -> SessionEntry | None:

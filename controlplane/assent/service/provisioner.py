@@ -186,7 +186,8 @@ class Provisioner:
 
         Raises:
             AlreadyExists: A name or key is taken; the message begins with `items[i].field`.
-            InvalidArgument: A static session must not be, or there is no such local cell.
+            InvalidArgument: A static session or a grant must not be, or there is no such local
+                cell.
             FailedPrecondition: No local cell is named, and there is not one alone.
             ResourceExhausted: The gate has no room, or the node cannot back the grants.
         """
@@ -198,6 +199,7 @@ class Provisioner:
         ]
         batch = _Batch(items, cells, homes, first)
         _refuse_twice(batch)
+        _refuse_promises_by_hand(batch)
         try:
             with self._books(batch), self._store.transaction():
                 self._make_way(batch, replace=replace)
@@ -460,6 +462,18 @@ def _refuse_twice(batch: _Batch) -> None:
             raise AlreadyExists(f"{batch.at(at, 'public_key')}: it is given twice")
         names.add(cell.name)
         ids.add(cell.id.raw)
+
+
+def _refuse_promises_by_hand(batch: _Batch) -> None:
+    for at, item in enumerate(batch.items):
+        if not item.consent.is_negotiated:
+            continue
+        if item.grants:
+            raise InvalidArgument(batch.at(at, "grants"), "a covenant's terms set them")
+        if item.session is not None:
+            raise InvalidArgument(
+                batch.at(at, "session"), "with a cell that covenants decide on, hands are shaken"
+            )
 
 
 def _home(

@@ -10,6 +10,8 @@ the start and every few seconds, so that what a crash or another hand left behin
     local x remote cell with a psk          sessions[(remote, local)]: admission key, consent,
                                             whether observed, whether bare frames are admitted
     static session                          the same for its pair, whether there is a psk or not
+    covenants, where they decide            the pair's consent and limits, by the one that governs
+    agents held apart                       their cells' pairs are quarantined
     anything else                           nothing
 
 Live sessions, their flows and their credit belong to the session manager.
@@ -23,16 +25,20 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import count
 from typing import Final
 
 from assent.covenant.consent import Consent, GateBits
 from assent.dataplane.gate import Gate
-from assent.dataplane.tables import PairSpec
+from assent.dataplane.tables import SEC, PairSpec, TermLimits
 from assent.dataplane.tables.batch import absent
 from assent.errors import LocalError
 from assent.handshake.keys import admission_keys
 from assent.service.bulk_records import WantedRow
+from assent.service.covenants.clocks import Clocks
+from assent.service.covenants.records import GoverningRow
+from assent.service.faults import Point, reach
 from assent.service.store import Store
 from assent.wire.cellid import CELLID_LEN, CellID
 
@@ -41,6 +47,10 @@ log = logging.getLogger(__name__)
 # Remote cells compared between two turns of the event loop: some milliseconds.
 _SLICE: Final = 512
 _BITS: Final[dict[str, GateBits]] = {consent.value: consent.bits for consent in Consent}
+_NEGOTIATED: Final = Consent.COVENANT.value
+_IN_FORCE: Final = GateBits(covenanted=True, quarantined=False, control=True)
+_US: Final = 1_000
+_INTERVAL_MAX: Final = 3600 * SEC
 
 
 @dataclass(slots=True)
@@ -65,10 +75,17 @@ class Changes:
 
 
 class Reconciler:
-    """Owns the pairs and the local cells in one gate's maps."""
+    """Owns the pairs and the local cells in one gate's maps.
 
-    def __init__(self, store: Store, gate: Gate) -> None:
+    Args:
+        store: The desired state.
+        gate: Whose maps.
+        clocks: Turns the times in covenants into the gate's.
+    """
+
+    def __init__(self, store: Store, gate: Gate, clocks: Clocks | None = None) -> None:
         self._store = store
+        self._clocks = clocks or Clocks()
         self._locals = gate.tables.locals
         self._sessions = gate.tables.sessions
 
@@ -92,6 +109,7 @@ class Reconciler:
             with self._store.transaction():
                 yield
                 self._apply(*touched)
+                reach(Point.CHANGE_FOLLOWED)
         except BaseException:
             # The store has been rolled back; what the maps took in already goes the same way.
             try:
@@ -212,6 +230,7 @@ class Reconciler:
 
     def wanted(self, rows: Iterable[WantedRow]) -> list[PairSpec]:
         """What the session table should say of some remote cells."""
+        rows = list(rows)
         homes = {home.id.raw: home for home in self._store.locals()}
         pairs = [
             (row, homes[local], secret)
@@ -224,21 +243,30 @@ class Reconciler:
         ways = list(zip(cells, (home.id for _, home, _ in pairs), strict=True))
         arriving = admission_keys(secrets, ways)
         departing = admission_keys(secrets, [(home, remote) for remote, home in ways])
+        negotiated = [row.remote for row in rows if row.consent == _NEGOTIATED]
+        governing = self._store.covenants.governing(negotiated) if negotiated else {}
+        held_apart = self._store.covenants.quarantined_cells()
+        # One offset for all: what was converted before is converted the same way now.
+        offset = self._clocks.offset_ns()
         return [
             PairSpec(
                 remote,
                 home.id,
                 key,
-                (bits := _BITS[row.consent]).covenanted,
-                bits.quarantined,
+                (bits := _IN_FORCE if governor else _BITS[row.consent]).covenanted,
+                bits.quarantined or row.remote in held_apart,
                 departing_key=back,
                 # A pair is observed where either of its cells is.
                 observed=bool(row.observe or home.observe),
                 bare=bool(row.bare),
+                control=bits.control,
+                leased=governor is not None and bool(governor.leased),
+                limits=None if governor is None else _limits(governor, offset),
             )
             for (row, home, _), remote, key, back in zip(
                 pairs, cells, arriving, departing, strict=True
             )
+            for governor in (governing.get((row.remote, home.id.raw)),)
         ]
 
     def _remove_unwanted(self, keys: list[bytes], changes: Changes) -> None:
@@ -253,3 +281,22 @@ class Reconciler:
                 unwanted.append((CellID(remote), CellID(local)))
         if unwanted:
             changes.pairs_removed += self._sessions.delete_many(unwanted)
+
+
+def _limits(row: GoverningRow, offset: int) -> TermLimits:
+    return _term_limits(
+        row.rate,
+        row.burst,
+        row.payload_limit,
+        # A bound before this host was up is one all the same: from the beginning, or already over.
+        max(row.open_from * _US + offset, 0) if row.open_from else 0,
+        max(row.open_until * _US + offset, 1) if row.open_until else 0,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _term_limits(
+    rate: int, burst: int, payload_limit: int, open_from: int, open_until: int
+) -> TermLimits:
+    interval = min(max(SEC // rate, 1), _INTERVAL_MAX) if rate else 0
+    return TermLimits(interval, burst * interval, payload_limit, open_from, open_until)

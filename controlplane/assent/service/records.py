@@ -72,11 +72,20 @@ class WantedInterface:
 
 @dataclass(frozen=True, slots=True)
 class StoredPsk:
-    """A pre-shared key; `set_at` is Unix time in seconds."""
+    """A pre-shared key.
+
+    Attributes:
+        remote: With whom.
+        psk: 32 bytes.
+        set_at: Unix time, seconds.
+        covenant: The handle of the covenant that it was made with, and goes with; None = it was set
+            by an operator.
+    """
 
     remote: CellID
     psk: bytes = field(repr=False)
     set_at: int
+    covenant: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,3 +139,15 @@ class HandshakeMemory:
     last_timestamp: int = 0
     newest_hail: int = 0
     last_epoch: int = 0
+
+
+def spelled(consent: Consent) -> tuple[str, int]:
+    """A consent as the columns `consent` and `negotiated` have it."""
+    if consent is Consent.COVENANT:
+        return Consent.NONE.value, 1
+    return consent.value, 0
+
+
+def consent_of(spelling: str, negotiated: int) -> Consent:
+    """The consent that two columns stand for."""
+    return Consent.COVENANT if negotiated else Consent(spelling)

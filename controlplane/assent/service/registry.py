@@ -18,6 +18,7 @@ from assent.credit.ledger import Ledger
 from assent.errors import FailedPrecondition, InvalidArgument
 from assent.identity.cellid import from_public_key
 from assent.identity.keys import Identity, noise_public_of
+from assent.service.covenants.consequences import hold, restored, settle_grants
 from assent.service.handshakes import FLOW_MAX
 from assent.service.interfaces import describe
 from assent.service.key_files import KeyFiles
@@ -120,18 +121,27 @@ class Registry:
 
         Raises:
             NotFound: There is no such remote cell.
+            ResourceExhausted: Covenants are to decide, and the node cannot back what they promise.
         """
-        remote = self._store.remote(ref).id
-        with self._reconciler.change(remotes=[remote]):
+        cell = self._store.remote(ref)
+        remote = cell.id
+        # What an operator agreed to is not what a covenant allows: neither session may go on.
+        negotiates = consent.is_negotiated and not cell.consent.is_negotiated
+        ends = consent is Consent.NONE or negotiates
+        with restored(self._ledger, [remote]), self._reconciler.change(remotes=[remote]):
             self._store.set_consent(remote, consent)
-            if consent is Consent.NONE:
+            if negotiates:
+                self._let_covenants_grant(remote)
+            if ends:
                 self._sessions.farewell(remote)
-        if consent is Consent.NONE:
-            self._sessions.drop(remote, "consent was taken back")
+        if ends:
+            self._sessions.drop(
+                remote, "covenants decide now" if negotiates else "consent was taken back"
+            )
             self._sessions.end_static(remote)
         elif consent is Consent.QUARANTINED:
             self._sessions.stop_handshakes(remote, "consent was suspended")
-        self._sessions.suspend(remote, suspended=consent is not Consent.STANDING)
+        self._sessions.suspend_again(remote)
         return self._store.remote(remote)
 
     def set_policy(
@@ -178,12 +188,15 @@ class Registry:
             self._sessions.forget(cell.id)
             return
         count, _ = self._store.counts()
+        promised = self._store.covenants.remotes_of(cell.id)
         with (
             self._backed(count - 1),
             self._key_files.vanishing(cell.key_file),
             self._reconciler.change(local_cells=[cell.id]),
         ):
             self._store.delete_cell(cell.id)
+            for remote in promised:
+                self._let_covenants_grant(remote)
             self._sessions.farewell(cell.id)
         self._sessions.forget(cell.id)
         self._cells.remove(cell.id)
@@ -239,10 +252,10 @@ class Registry:
 
         Raises:
             NotFound: There is no such remote cell.
-            FailedPrecondition: A live session has been promised more.
+            FailedPrecondition: A live session has been promised more, or a covenant sets it.
             ResourceExhausted: The node cannot back it.
         """
-        remote = self._store.remote(ref).id
+        remote = self._granted_by_hand(ref)
         promised = self._promised_live(remote, flow)
         if window_blocks < promised:
             raise FailedPrecondition(
@@ -263,9 +276,9 @@ class Registry:
 
         Raises:
             NotFound: There is no such remote cell, or no grant.
-            FailedPrecondition: A live session has been promised it.
+            FailedPrecondition: A live session has been promised it, or a covenant sets it.
         """
-        remote = self._store.remote(ref).id
+        remote = self._granted_by_hand(ref)
         if self._promised_live(remote, flow):
             raise FailedPrecondition(
                 f"flow: flow {flow} is open in a live session: close the session first"
@@ -394,6 +407,27 @@ class Registry:
         self._ledger.release(key)
         if blocks:
             self._ledger.reserve(key, blocks)
+
+    def _granted_by_hand(self, ref: CellID | str) -> CellID:
+        """A remote cell whose windows an operator sets.
+
+        Raises:
+            NotFound: There is no such remote cell.
+            FailedPrecondition: Covenants set them.
+        """
+        remote = self._store.remote(ref)
+        if remote.consent.is_negotiated:
+            raise FailedPrecondition(
+                f"remote: the covenant's terms set the windows of cell {remote.name!r}"
+            )
+        return remote.id
+
+    def _let_covenants_grant(self, remote: CellID) -> None:
+        """Has the windows of a remote cell be those of its covenants, and the books back them."""
+        count, _ = self._store.counts()
+        windows = settle_grants(self._store, remote)
+        times = max(count, 1)
+        hold(self._ledger, remote, {flow: blocks * times for flow, blocks in windows.items()})
 
     def _promised_live(self, remote: CellID, flow: int) -> int:
         windows = (live.rx_window(flow) for live in self._sessions.live_with(remote))

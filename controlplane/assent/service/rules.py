@@ -8,11 +8,13 @@ own tables as they stand: a moment later than the verdict.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 from assent.covenant.consent import Consent
 from assent.dataplane.tables import SEC, GateConfig, SessionEntry, Tables
 from assent.errors import LocalError, NotFound
+from assent.service.covenants.records import StoredGate
 from assent.service.flow_zero import is_handshake
 from assent.service.records import LocalCell, RemoteCell
 from assent.service.sightings import Sighting
@@ -20,6 +22,8 @@ from assent.service.store import Store
 from assent.wire.cellid import CellID
 
 _SHOWN_DIGITS: Final = 16
+_LAST_SECOND: Final = 253_402_300_799
+"""Unix time of the end of the year 9999: what is later cannot be written as a date."""
 
 # Reasons that rest on the frame alone.
 _PLAIN: Final[dict[str, str]] = {
@@ -63,6 +67,9 @@ class Rules:
             "no_credit": self._grant,
             "oversize": self._oversize,
             "no_lamp": self._lamp,
+            "over_rate": self._agreed_rate,
+            "outside_window": self._agreed_hours,
+            "lease_expired": lambda seen: f"{self._covenant(seen)}: it ended with the daemon",
             "lwf_unknown_hint": lambda seen: f"relay routes: none to {_hint(seen, 'dest')}",
             "lwf_unauthorized": lambda seen: f"relay sources: {_hint(seen, 'source')} is none",
         }
@@ -89,11 +96,46 @@ class Rules:
     def _consent(self, seen: Sighting) -> str:
         remote = self._known(seen.remote)
         # What stands in the gate decided, whatever has been said since.
+        if remote is not None and self._is_of_covenants(seen, remote):
+            return self._agreement(seen, remote)
         fallback = Consent.QUARANTINED if seen.reason == "quarantined" else Consent.NONE
         consent = fallback if remote is None else remote.consent
         if (consent is Consent.QUARANTINED) != (seen.reason == "quarantined"):
             consent = fallback
         return f"consent of {self._name(seen.remote)}: {consent.value}"
+
+    def _is_of_covenants(self, seen: Sighting, remote: RemoteCell) -> bool:
+        return remote.consent.is_negotiated or (
+            seen.reason == "quarantined" and remote.consent is not Consent.QUARANTINED
+        )
+
+    def _agreement(self, seen: Sighting, remote: RemoteCell) -> str:
+        if seen.reason != "quarantined":
+            return f"covenant with {remote.name}: none is in force"
+        agent = self._store.covenants.agent_of(remote.public_key)
+        condition = agent.condition if agent is not None and agent.quarantined else "cleared since"
+        return f"immune system on {remote.name}: {condition}"
+
+    def _governor(self, seen: Sighting) -> StoredGate:
+        if seen.remote is None or seen.local is None:
+            raise NotFound("the frame has no header")
+        found = self._store.covenants.governor(seen.remote, seen.local)
+        if found is None:
+            raise NotFound("no covenant is in force")
+        return found
+
+    def _covenant(self, seen: Sighting) -> str:
+        covenant = self._store.covenants.get(self._governor(seen).handle)
+        return f"covenant {covenant.covenant_id:#010x} with {self._name(seen.remote)}"
+
+    def _agreed_rate(self, seen: Sighting) -> str:
+        gate = self._governor(seen)
+        return f"{self._covenant(seen)}: {gate.rate} blocks/s, {gate.burst} at once"
+
+    def _agreed_hours(self, seen: Sighting) -> str:
+        gate = self._governor(seen)
+        bounds = (_utc(gate.open_from), _utc(gate.open_until))
+        return f"{self._covenant(seen)}: from {bounds[0]} to {bounds[1]}"
 
     def _unknown_flow(self, seen: Sighting) -> str:
         return f"session {seen.session_id}: {_flow(seen)} is not open"
@@ -137,7 +179,11 @@ class Rules:
         return f"grant of {_flow(seen)} by {giver}: {blocks} blocks"
 
     def _oversize(self, seen: Sighting) -> str:
-        return f"payload limit {self._session(seen).payload_max} bytes"
+        session = self._session(seen)
+        limit = session.limits.payload_limit if session.limits is not None else 0
+        if limit and not 0 < session.payload_max < limit:
+            return f"{self._covenant(seen)}: {limit} bytes a frame"
+        return f"payload limit {session.payload_max} bytes"
 
     def _lamp(self, seen: Sighting) -> str:
         config: GateConfig = self._tables.config.read()
@@ -188,6 +234,14 @@ def _is_handshake(seen: Sighting) -> bool:
         and seen.header.flow == 0
         and is_handshake(seen.header.flags)
     )
+
+
+def _utc(unix_us: int) -> str:
+    """A bound in UTC; a dash where there is none."""
+    if not unix_us:
+        return "-"
+    moment = datetime.fromtimestamp(min(unix_us // 1_000_000, _LAST_SECOND), UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _per_second(interval: int, burst: int) -> str:

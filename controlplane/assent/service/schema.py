@@ -139,7 +139,83 @@ BEGIN
 END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WANTED_INTERFACES, _RELAY, _POLICY, _STATIC_SESSIONS)
+_COVENANTS = """
+-- Consent that covenants decide on. `consent` is 'none' then: without a covenant, nothing is heard.
+ALTER TABLE cells ADD COLUMN negotiated INTEGER NOT NULL DEFAULT 0
+    CHECK (negotiated IN (0, 1) AND (negotiated = 0 OR local = 0 AND consent = 'none'));
+
+-- Which key an agent speaks with, and whether it is held apart. Outlives its cell.
+CREATE TABLE agents (
+    agent_id    BLOB PRIMARY KEY CHECK (length(agent_id) = 16),
+    public_key  BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),
+    quarantined INTEGER NOT NULL DEFAULT 0 CHECK (quarantined IN (0, 1)),
+    condition   TEXT NOT NULL DEFAULT '',
+    since       INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX agents_quarantined ON agents (public_key) WHERE quarantined = 1;
+
+-- A handle names a covenant on this host alone, and is never used again. `snapshot` is the
+-- engine's. Those that have ended are kept for a while.
+CREATE TABLE covenants (
+    handle      INTEGER PRIMARY KEY AUTOINCREMENT,
+    covenant_id INTEGER NOT NULL CHECK (covenant_id BETWEEN 0 AND 4294967295),
+    local       BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    state       TEXT NOT NULL,
+    durable     INTEGER NOT NULL CHECK (durable IN (0, 1)),
+    ended       INTEGER NOT NULL DEFAULT 0 CHECK (ended IN (0, 1)),
+    snapshot    BLOB NOT NULL,
+    updated_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX covenants_local ON covenants (local);
+CREATE INDEX covenants_open ON covenants (handle) WHERE ended = 0;
+CREATE INDEX covenants_ended ON covenants (handle) WHERE ended = 1;
+
+-- What a covenant says of a pair. The newest that is open governs. `flows`, `content_types` and
+-- `windows` are JSON. Times are Unix time, microseconds; 0 = no bound. The bounds are the
+-- covenant's; `open_from` and `open_until` are of the day, within them.
+CREATE TABLE covenant_gates (
+    handle        INTEGER NOT NULL REFERENCES covenants (handle) ON DELETE CASCADE,
+    local         BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    remote        BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    open          INTEGER NOT NULL CHECK (open IN (0, 1)),
+    leased        INTEGER NOT NULL CHECK (leased IN (0, 1)),
+    flows         TEXT NOT NULL,
+    rate          INTEGER NOT NULL CHECK (rate >= 0),
+    burst         INTEGER NOT NULL CHECK (burst >= 0),
+    payload_limit INTEGER NOT NULL CHECK (payload_limit >= 0),
+    content_types TEXT NOT NULL,
+    windows       TEXT NOT NULL,
+    bound_from    INTEGER NOT NULL CHECK (bound_from >= 0),
+    bound_until   INTEGER NOT NULL CHECK (bound_until >= 0),
+    open_from     INTEGER NOT NULL CHECK (open_from >= 0),
+    open_until    INTEGER NOT NULL CHECK (open_until >= 0),
+    PRIMARY KEY (handle, local, remote)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX covenant_gates_local ON covenant_gates (local);
+CREATE INDEX covenant_gates_remote ON covenant_gates (remote, local, handle);
+CREATE INDEX covenant_gates_daily ON covenant_gates (open_until) WHERE windows != '[]';
+
+-- How offers are decided on without a person. `remote` is a cell id, or '*' for all others.
+CREATE TABLE covenant_policies (
+    local  BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    remote BLOB NOT NULL CHECK (length(remote) = 16 OR remote = x'2a'),
+    policy BLOB NOT NULL,
+    PRIMARY KEY (local, remote)
+) STRICT, WITHOUT ROWID;
+
+-- A key that a covenant was made with goes with it.
+ALTER TABLE psks ADD COLUMN covenant INTEGER REFERENCES covenants (handle) ON DELETE CASCADE;
+CREATE INDEX psks_covenant ON psks (covenant) WHERE covenant IS NOT NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    _FIRST,
+    _WANTED_INTERFACES,
+    _RELAY,
+    _POLICY,
+    _STATIC_SESSIONS,
+    _COVENANTS,
+)
 
 
 class SchemaError(Exception):

@@ -16,9 +16,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
-from assent.covenant.consent import Consent
 from assent.dataplane.tables import FlowSpec, SessionSpec
 from assent.errors import (
     AssentError,
@@ -47,7 +46,7 @@ from assent.service.records import LocalCell, RemoteCell, StoredSession
 from assent.service.static_sessions import StaticSessions, StaticView
 from assent.service.store import Store
 from assent.wire.cellid import CellID
-from assent.wire.control import ManifestItem
+from assent.wire.control import Manifest, ManifestItem
 from assent.wire.ethernet import BROADCAST, ETHERNET_HEADER_LEN, EthernetHeader
 from assent.wire.fabric import Frame, Header
 
@@ -56,6 +55,9 @@ log = logging.getLogger(__name__)
 SECOND: Final = 1_000_000_000
 CONNECT_PATIENCE_SECONDS: Final = 30.0
 _LEAST_DELAY: Final = SECOND // 50
+
+Breach = Callable[[CellID, CellID, str], None]
+"""Told what a remote cell did to a local one against the covenant that governs them."""
 
 _STATES: Final = {
     Phase.UNCONFIRMED: State.SYN_RCVD,
@@ -110,6 +112,33 @@ class OpenedFlow:
     tx_header_key: bytes = field(repr=False)
 
 
+class FabricSink(Protocol):
+    """Takes the COVENANT tags of sessions. Must not raise, but where `session_up` says so."""
+
+    def session_up(
+        self, remote: CellID, local: CellID, room: int, send: Callable[[object], None]
+    ) -> None:
+        """A pair is in session: what `send` is given leaves as a tag's body, and may be lost.
+
+        Called again where a renewed session has other room.
+
+        Args:
+            remote: The peer.
+            local: The cell of this host.
+            room: Bytes of CBOR that a body may have.
+            send: Sends one; nothing happens once the session has ended.
+
+        Raises:
+            LocalError: There is too little room.
+        """
+
+    def session_down(self, remote: CellID, local: CellID) -> None:
+        """A pair is in session no more; a renewal is none of that."""
+
+    def receive(self, remote: CellID, local: CellID, body: object) -> None:
+        """The peer has sent a tag with this body."""
+
+
 @dataclass(slots=True, eq=False)
 class _Pair:
     """One local cell and one remote cell.
@@ -122,6 +151,8 @@ class _Pair:
         live: The session in the gate.
         waiters: Calls that wait for the handshake's outcome.
         timer: The one wake-up for all of the pair's deadlines.
+        room: What covenants were told a tag's body may have, bytes; None = that there is no
+            session.
     """
 
     remote: CellID
@@ -131,6 +162,7 @@ class _Pair:
     live: LiveSession | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
+    room: int | None = None
 
 
 class SessionManager:
@@ -147,6 +179,8 @@ class SessionManager:
         statics: The sessions that need no handshake.
         skew_limit: ns either way that a peer's timestamps may be off.
         patience: Silence after which a peer is given up, ns.
+        covenants: Takes COVENANT tags; None = they are not known.
+        on_breach: Told of announcements that a covenant does not permit.
         monotonic: Monotonic clock, ns.
         wall: Wall clock, ns of TAI.
     """
@@ -162,6 +196,8 @@ class SessionManager:
         *,
         skew_limit: int,
         patience: int,
+        covenants: FabricSink | None = None,
+        on_breach: Breach | None = None,
         monotonic: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = wall_clock,
     ) -> None:
@@ -173,6 +209,8 @@ class SessionManager:
         self._statics = statics
         self._skew_limit = skew_limit
         self._patience = patience
+        self._covenants = covenants
+        self._on_breach = on_breach
         self._now = monotonic
         self._wall = wall
         self._handshakes = Handshakes(store, wall)
@@ -186,6 +224,7 @@ class SessionManager:
             pair.mac = placed.stored.mac
             pair.live = self._make_live(pair, placed, confirmed=True)
             self._schedule(pair)
+            self._link_up(pair)
             log.info("session taken over", extra={"session": placed.stored.id})
         self._cells.receiver = self._receive
         self._finish_renewals()
@@ -252,7 +291,7 @@ class SessionManager:
         pair = self._pair(remote, local.id)
         if not renew and pair.live is not None and pair.live.phase is Phase.ESTABLISHED:
             return self.view(remote, local.id)
-        if remote.consent is not Consent.STANDING:
+        if self._is_refused(remote):
             raise FailedPrecondition(
                 f"consent: cell {remote.name!r} has none, so its answer would be refused"
             )
@@ -352,25 +391,37 @@ class SessionManager:
 
     # Changes of the desired state
 
-    def suspend(self, remote: CellID, *, suspended: bool) -> None:
-        """While the gate refuses a peer by our own will, its silence is not held against it."""
-        for live in self.live_with(remote):
-            live.suspended = suspended
+    def suspend_again(self, remote: CellID) -> None:
+        """While the gate refuses a peer by our own will, its silence is not held against it.
+
+        To be called when consent or quarantine has changed; a cell that is gone is not an error.
+        """
+        found = self.live_with(remote)
+        if found:
+            suspended = self._is_refused(self._store.remote(remote))
+            for live in found:
+                live.suspended = suspended
 
     def stop_handshakes(self, remote: CellID, reason: str) -> None:
         """Gives up handshakes whose offer, key or consent no longer holds."""
         for pair in self._pairs_of(remote):
             self._stop_handshake(pair, reason)
 
-    def farewell(self, cell: CellID) -> None:
+    def farewell(self, cell: CellID, local: CellID | None = None) -> None:
         """Tells a cell's peers that drop() is about to follow, as long as the gate lets us."""
-        for pair in self._pairs_of(cell):
+        for pair in self._pairs_of(cell, local):
             if pair.live is not None:
                 pair.live.farewell()
 
-    def drop(self, cell: CellID, reason: str) -> None:
-        """Ends all that a remote or local cell has under way, at once; the peers are told once."""
-        for pair in self._pairs_of(cell):
+    def drop(self, cell: CellID, reason: str, local: CellID | None = None) -> None:
+        """Ends all that a remote or local cell has under way, at once; the peers are told once.
+
+        Args:
+            cell: Remote or local.
+            reason: For the log, and for those who wait.
+            local: Of a remote cell, only what it has with this one.
+        """
+        for pair in self._pairs_of(cell, local):
             self._stop_handshake(pair, reason)
             if pair.live is not None:
                 pair.live.drop(reason)
@@ -437,6 +488,7 @@ class SessionManager:
             live, pair.live = pair.live, None
             live.abandon("the gate has lost it")
             self._placement.remove(live.stored)
+            self._link_down(pair)
             log.warning("session lost", extra={"session": live.stored.id})
         return lost
 
@@ -472,7 +524,7 @@ class SessionManager:
         """Shakes hands anew, unprompted; where that cannot be, the session goes on as it is."""
         try:
             remote = self._store.remote(pair.remote)
-            if remote.consent is Consent.STANDING:
+            if not self._is_refused(remote):
                 self._begin(pair, remote, self._store.local(pair.local))
         except LocalError as error:
             log.warning("not renewed", extra={"session": stored.id, "reason": str(error)})
@@ -486,7 +538,7 @@ class SessionManager:
             ethernet = EthernetHeader.decode(raw)
             frame = Frame.decode(raw[ETHERNET_HEADER_LEN:])
             remote = self._store.remote(frame.header.src)
-            if remote.consent is not Consent.STANDING:
+            if not remote.consent.admits:
                 raise FailedPrecondition("no consent")
             pair = self._pair(remote, local)
             try:
@@ -544,6 +596,7 @@ class SessionManager:
                     self._install(pair, shake, event, confirmed=True)
                 elif pair.live is not None and pair.live.stored.epoch == event.session_epoch:
                     pair.live.confirm()
+                self._link_up(pair)
                 self._succeed(pair)
                 log.info(
                     "session established",
@@ -672,6 +725,7 @@ class SessionManager:
         except BaseException:
             if old is not None and self._placement.entry(old.stored) is None:
                 self._replace(pair, None)
+                self._link_down(pair)
             raise
         self._statics.replaced(pair.remote, pair.local)
         self._replace(pair, self._make_live(pair, placed, confirmed=confirmed))
@@ -695,19 +749,78 @@ class SessionManager:
             clock=self._wall,
             transmit=lambda frame: self._cells.send(pair.local, pair.mac or BROADCAST, frame),
             on_end=lambda live, reason: self._ended(pair, live, reason),
+            on_covenant=lambda body: self._take_covenant(pair, body),
+            permits=lambda manifest: self._permits(pair, manifest),
             mtu=mtu,
             patience=self._patience,
             now=self._now(),
             confirmed=confirmed,
         )
-        live.suspended = self._store.remote(pair.remote).consent is not Consent.STANDING
+        live.suspended = self._is_refused(self._store.remote(pair.remote))
         return live
 
     def _ended(self, pair: _Pair, live: LiveSession, reason: str) -> None:
-        if pair.live is live:
+        is_last = pair.live is live
+        if is_last:
             pair.live = None
         self._placement.remove(live.stored)
+        if is_last:
+            self._link_down(pair)
         log.info("session ended", extra={"session": live.stored.id, "reason": reason})
+
+    # Covenants
+
+    def _link_up(self, pair: _Pair) -> None:
+        live = pair.live
+        if self._covenants is None or live is None or pair.room == live.covenant_room:
+            return
+        pair.room = live.covenant_room
+        try:
+            self._covenants.session_up(
+                pair.remote, pair.local, pair.room, lambda body: self._send_covenant(pair, body)
+            )
+        except LocalError as error:
+            # The session is none the worse for it.
+            log.warning(
+                "no covenants over this session",
+                extra={"remote": str(pair.remote), "reason": str(error)},
+            )
+
+    def _link_down(self, pair: _Pair) -> None:
+        if self._covenants is not None and pair.room is not None:
+            pair.room = None
+            self._covenants.session_down(pair.remote, pair.local)
+
+    def _send_covenant(self, pair: _Pair, body: object) -> None:
+        """Sends a tag over the session that is live now; without one, it is lost."""
+        if pair.live is not None:
+            pair.live.send_covenant(body)
+
+    def _take_covenant(self, pair: _Pair, body: object) -> bool:
+        if self._covenants is None:
+            return False
+        # Before the handshake is confirmed there is no link: what comes early is sent again.
+        if pair.room is not None:
+            self._covenants.receive(pair.remote, pair.local, body)
+        return True
+
+    def _permits(self, pair: _Pair, manifest: Manifest) -> bool:
+        """Whether what governs a pair lets the peer announce this; what breaks it is told."""
+        remote = self._store.remote(pair.remote)
+        if not remote.consent.is_negotiated:
+            return True
+        governor = self._store.covenants.governor(pair.remote, pair.local)
+        if governor is None:
+            # It may not know yet that there is nothing in force.
+            return False
+        for item in manifest.items:
+            if not governor.permits(item.content_type):
+                log.warning("manifest refused", extra={"remote": str(pair.remote)})
+                if self._on_breach is not None:
+                    what = f"announced content of type {item.content_type}"
+                    self._on_breach(pair.remote, pair.local, what)
+                return False
+        return True
 
     # Finding, and telling those who wait
 
@@ -717,8 +830,20 @@ class SessionManager:
             self._pairs[key] = _Pair(remote.id, local, remote.mac)
         return self._pairs[key]
 
-    def _pairs_of(self, cell: CellID) -> list[_Pair]:
-        return [pair for pair in self._pairs.values() if cell in (pair.remote, pair.local)]
+    def _pairs_of(self, cell: CellID, local: CellID | None = None) -> list[_Pair]:
+        return [
+            pair
+            for pair in self._pairs.values()
+            if cell in (pair.remote, pair.local) and local in (None, pair.local)
+        ]
+
+    def _is_refused(self, remote: RemoteCell) -> bool:
+        """Whether the gate refuses even handshakes of a remote cell."""
+        if remote.consent.is_negotiated:
+            return False
+        return not remote.consent.admits or (
+            remote.id.raw in self._store.covenants.quarantined_cells()
+        )
 
     def _held(self, remote: RemoteCell, local: CellID | None) -> _Pair:
         found = [

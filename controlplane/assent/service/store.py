@@ -19,6 +19,7 @@ from typing import Any, Self
 from assent.covenant.consent import Consent
 from assent.errors import AlreadyExists, NotFound
 from assent.service.bulk_records import BulkRecords
+from assent.service.covenants.records import CovenantRecords
 from assent.service.records import (
     HandshakeMemory,
     LocalCell,
@@ -27,6 +28,8 @@ from assent.service.records import (
     StoredPsk,
     StoredSession,
     WantedInterface,
+    consent_of,
+    spelled,
 )
 from assent.service.relay_records import RelayRecords
 from assent.service.schema import migrate
@@ -35,9 +38,20 @@ from assent.wire.cellid import CellID
 
 # SQLite's integers have a sign; a header's timestamp has not.
 _INT_MAX = (1 << 63) - 1
-_CELL = "id, name, public_key, local, consent, mac, interface, key_file, observe, bare"
+_CELL = "id, name, public_key, local, consent, mac, interface, key_file, observe, bare, negotiated"
 _SESSION = (
     "id, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu"
+)
+
+# What follows a cell that gets another id: everything but sessions and the memory of handshakes.
+_CELL_REFERENCES = (
+    ("psks", "remote"),
+    ("grants", "remote"),
+    ("covenants", "local"),
+    ("covenant_gates", "local"),
+    ("covenant_gates", "remote"),
+    ("covenant_policies", "local"),
+    ("covenant_policies", "remote"),
 )
 
 
@@ -67,6 +81,8 @@ class Store:
         """The sessions that an orchestrator has set."""
         self.relay = RelayRecords(self._db)
         """What it keeps for the LWF relay."""
+        self.covenants = CovenantRecords(self._db)
+        """Covenants, the agents that made them, and what they say of pairs."""
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             # Cells by the thousand touch every page of their tables: those are to be held in
@@ -124,7 +140,7 @@ class Store:
         Raises:
             AlreadyExists: Its name or its key is taken.
         """
-        rest = (1, None, None, cell.interface, str(cell.key_file), int(cell.observe), 0)
+        rest = (1, None, None, cell.interface, str(cell.key_file), int(cell.observe), 0, 0)
         self._add_cell(cell, rest)
 
     def add_remote(self, cell: RemoteCell) -> None:
@@ -133,8 +149,9 @@ class Store:
         Raises:
             AlreadyExists: Its name or its key is taken.
         """
-        policy = int(cell.observe), int(cell.bare)
-        self._add_cell(cell, (0, cell.consent.value, cell.mac, None, None, *policy))
+        consent, negotiated = spelled(cell.consent)
+        policy = int(cell.observe), int(cell.bare), negotiated
+        self._add_cell(cell, (0, consent, cell.mac, None, None, *policy))
 
     def _add_cell(self, cell: LocalCell | RemoteCell, rest: tuple[object, ...]) -> None:
         taken = self._db.execute(
@@ -149,7 +166,7 @@ class Store:
                 else f"public_key: it is the key of cell {taken[0]!r}"
             )
         self._db.execute(
-            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
             (bytes(cell.id), cell.name, cell.public_key, *rest),
         )
 
@@ -223,8 +240,8 @@ class Store:
             NotFound: There is no such remote cell.
         """
         done = self._db.execute(
-            "UPDATE cells SET consent = ? WHERE id = ? AND local = 0",
-            (consent.value, bytes(remote)),
+            "UPDATE cells SET consent = ?, negotiated = ? WHERE id = ? AND local = 0",
+            (*spelled(consent), bytes(remote)),
         )
         _expect_row(done, f"no remote cell {remote}")
 
@@ -270,6 +287,54 @@ class Store:
         done = self._db.execute("DELETE FROM cells WHERE id = ?", (bytes(cell),))
         _expect_row(done, f"no cell {cell}")
 
+    def set_key_file(self, local: CellID, key_file: Path) -> None:
+        """Sets where the private key of a local cell is kept.
+
+        Raises:
+            NotFound: There is no such local cell.
+        """
+        done = self._db.execute(
+            "UPDATE cells SET key_file = ? WHERE id = ? AND local = 1",
+            (str(key_file), bytes(local)),
+        )
+        _expect_row(done, f"no local cell {local}")
+
+    def rename_cell(self, old: CellID, new: CellID, public_key: bytes) -> None:
+        """Gives a cell another key, and with it another id; all that it has stays with it.
+
+        Its sessions and handshakes are not among that: they were made with the old key.
+
+        Raises:
+            AlreadyExists: The key is another cell's.
+            NotFound: There is no such cell.
+        """
+        taken = self._db.execute(
+            "SELECT name FROM cells WHERE (id = ? OR public_key = ?) AND id != ?",
+            (bytes(new), public_key, bytes(old)),
+        ).fetchone()
+        if taken is not None:
+            raise AlreadyExists(f"public_key: it is the key of cell {taken[0]!r}")
+        with self.transaction():
+            # Until the commit, the rows that refer to the cell name one that is not there.
+            self._db.execute("PRAGMA defer_foreign_keys = ON")
+            done = self._db.execute(
+                "UPDATE cells SET id = ?, public_key = ? WHERE id = ?",
+                (bytes(new), public_key, bytes(old)),
+            )
+            _expect_row(done, f"no cell {old}")
+            for table, column in _CELL_REFERENCES:
+                self._db.execute(
+                    f"UPDATE {table} SET {column} = ? WHERE {column} = ?",  # noqa: S608
+                    (bytes(new), bytes(old)),
+                )
+            for table in ("sessions", "static_sessions"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE remote = ?1 OR local = ?1",  # noqa: S608
+                    (bytes(old),),
+                )
+            # What a remote cell of the old id has said stays known, should it come back.
+            self._db.execute("DELETE FROM handshakes WHERE local = ?", (bytes(old),))
+
     # Interfaces
 
     def want_interface(self, wanted: WantedInterface) -> None:
@@ -300,16 +365,16 @@ class Store:
         if not replace and self.psk(psk.remote) is not None:
             raise AlreadyExists("psk: one is set; say `replace` to replace it")
         self._db.execute(
-            "INSERT OR REPLACE INTO psks (remote, psk, set_at) VALUES (?, ?, ?)",
-            (bytes(psk.remote), psk.psk, psk.set_at),
+            "INSERT OR REPLACE INTO psks (remote, psk, set_at, covenant) VALUES (?, ?, ?, ?)",
+            (bytes(psk.remote), psk.psk, psk.set_at, psk.covenant),
         )
 
     def psk(self, remote: CellID) -> StoredPsk | None:
         """The key shared with a remote cell."""
         row = self._db.execute(
-            "SELECT remote, psk, set_at FROM psks WHERE remote = ?", (bytes(remote),)
+            "SELECT remote, psk, set_at, covenant FROM psks WHERE remote = ?", (bytes(remote),)
         ).fetchone()
-        return None if row is None else StoredPsk(CellID(row[0]), row[1], row[2])
+        return None if row is None else StoredPsk(CellID(row[0]), *row[1:])
 
     def psk_times(self) -> dict[CellID, int]:
         """When each key was set (Unix time, seconds); never the keys."""
@@ -450,11 +515,11 @@ class Store:
 
 
 def _cell(row: tuple[Any, ...]) -> LocalCell | RemoteCell:
-    ident, name, public_key, local, consent, mac, interface, key_file, observe, bare = row
+    ident, name, public_key, local, consent, mac, interface, key_file, observe, bare, neg = row
     if local:
         return LocalCell(CellID(ident), name, public_key, interface, Path(key_file), bool(observe))
     return RemoteCell(
-        CellID(ident), name, public_key, Consent(consent), mac, bool(observe), bool(bare)
+        CellID(ident), name, public_key, consent_of(consent, neg), mac, bool(observe), bool(bare)
     )
 
 

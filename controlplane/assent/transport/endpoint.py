@@ -52,7 +52,13 @@ class Progress(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FlowAccess:
-    """What it takes to drive one flow of a session. Holds keys."""
+    """What it takes to drive one flow of a session. Holds keys.
+
+    Attributes:
+        rx_blocks_per_second: What the peer is granted on this flow in a second, beyond the window
+            that it began with; 0 = all that was consumed, at once. Of a rate that several flows
+            share, this flow's part.
+    """
 
     local: CellID
     remote: CellID
@@ -69,6 +75,7 @@ class FlowAccess:
     tx_payload_key: bytes = field(repr=False)
     rx_payload_key: bytes = field(repr=False)
     tx_header_key: bytes = field(repr=False)
+    rx_blocks_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +183,14 @@ class FlowEndpoint:
         return Progress(status)
 
     def linger(self, milliseconds: int) -> None:
-        """Stays to answer the peer's probes until it has been quiet for that long."""
-        status = _lib.an_endpoint_linger(self._handle, milliseconds, self._error, _ERROR_LEN)
+        """Stays to answer the peer's probes until it has been quiet for that long.
+
+        Where the peer is held to a rate, also until all that it sent is granted again, as that is
+        its receipt; which may take as long as its window takes at that rate.
+        """
+        status = _lib.AN_RUNNING
+        while status == _lib.AN_RUNNING:
+            status = _lib.an_endpoint_linger(self._handle, milliseconds, self._error, _ERROR_LEN)
         if status == _lib.AN_FAILED:
             raise FlowError(self._message())
 
@@ -227,6 +240,7 @@ class FlowEndpoint:
         config.epoch = access.epoch
         config.flow = access.flow
         config.mtu = access.mtu
+        config.rx_blocks_per_second = access.rx_blocks_per_second
         self._lines = _ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
         config.line = self._lines + access.slot * FLOW_LINE_LEN
         config.sockets_map = self._sockets.fd

@@ -15,6 +15,7 @@ peer, `ControlError`. Keys that a body does not know are ignored.
 from __future__ import annotations
 
 import enum
+import re
 import struct
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,9 @@ MAX_BODY: Final = 1400
 MAX_DEPTH: Final = 8
 MAX_ITEMS: Final = 256
 MAX_NAME: Final = 255
+MAX_CONTENT_TYPE: Final = 127
+ANY_CONTENT: Final = "application/octet-stream"
+"""The content type of what nothing is known of."""
 MAX_REASON: Final = 255
 MAX_CAPS: Final = 32
 MAX_CAP_LEN: Final = 64
@@ -41,7 +45,12 @@ GRANT_SHIFT_MAX: Final = 15
 GRANT_UNITS_MAX: Final = 0x7FFF
 DIGEST_LEN: Final[Mapping[str, int]] = types.MappingProxyType({"sha256": 32})
 
+BEYOND_LEN: Final = 8
+
 _HEAD: Final = struct.Struct("!HHI")
+TAG_HEAD_LEN: Final = _HEAD.size
+# RFC 6838, section 4.2: restricted names, of which only one spelling is taken.
+_CONTENT_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _INT_KEYED: Final = b"\x66grants"
 _U16_MAX: Final = 0xFFFF
 _U32_MAX: Final = 0xFFFF_FFFF
@@ -469,12 +478,15 @@ class ManifestItem:
         size: Bytes, 64 bits.
         digest: Hash of the content.
         algorithm: How the digest was made: "sha256".
+        content_type: "type/subtype", lower case, at most 127 bytes. Left out of a body where
+            nothing is known.
     """
 
     name: str
     size: int
     digest: bytes
     algorithm: str = "sha256"
+    content_type: str = ANY_CONTENT
 
     def __post_init__(self) -> None:
         _check_text("name", self.name, 1, MAX_NAME)
@@ -483,15 +495,21 @@ class ManifestItem:
         _check_int("size", self.size, 0, _U64_MAX)
         if DIGEST_LEN.get(self.algorithm) != len(self.digest):
             raise InvalidArgument("digest", "is not of a known algorithm and its length")
+        _check_text("content_type", self.content_type, 1, MAX_CONTENT_TYPE)
+        if not _CONTENT_TYPE.fullmatch(self.content_type):
+            raise InvalidArgument("content_type", "must be like text/plain, in lower case")
 
     def to_body(self) -> dict[str, object]:
         """The item as a CBOR map."""
-        return {
+        body: dict[str, object] = {
             "name": self.name,
             "size": self.size,
             "digest": self.digest,
             "algorithm": self.algorithm,
         }
+        if self.content_type != ANY_CONTENT:
+            body["content_type"] = self.content_type
+        return body
 
     @classmethod
     def from_body(cls, body: object) -> ManifestItem:
@@ -502,7 +520,10 @@ class ManifestItem:
         """
         name, size = _take(body, "name", str), _take(body, "size", int)
         digest, algorithm = _take(body, "digest", bytes), _take(body, "algorithm", str)
-        return _from_peer(lambda: cls(name, size, digest, algorithm))
+        content_type = ANY_CONTENT
+        if isinstance(body, dict) and "content_type" in body:
+            content_type = _take(body, "content_type", str)
+        return _from_peer(lambda: cls(name, size, digest, algorithm, content_type))
 
 
 @dataclass(frozen=True, slots=True)
@@ -564,3 +585,92 @@ class Close:
         """
         reason = _take(body, "reason", str)
         return _from_peer(lambda: cls(reason))
+
+
+@dataclass(frozen=True, slots=True)
+class CovenantPiece:
+    """A part of a TCP/UP frame.
+
+    Attributes:
+        number: Counts the pieces between two incarnations, from 0, over all frames; 64 bits.
+        last: Whether its frame ends with it.
+        data: At least one byte, as many as fit.
+    """
+
+    number: int
+    last: bool
+    data: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_int("number", self.number, 0, _U64_MAX)
+        if not self.data:
+            raise InvalidArgument("data", "must not be empty")
+
+    def to_body(self) -> dict[str, object]:
+        """The piece as a CBOR map."""
+        return {"number": self.number, "last": self.last, "data": self.data}
+
+    @classmethod
+    def from_body(cls, body: object) -> CovenantPiece:
+        """Reads a piece.
+
+        Raises:
+            ControlError: A field is missing, of the wrong type, or out of range.
+        """
+        number, last = _take(body, "number", int), _take(body, "last", bool)
+        data = _take(body, "data", bytes)
+        return _from_peer(lambda: cls(number, last, data))
+
+
+@dataclass(frozen=True, slots=True)
+class CovenantParcel:
+    """Carries TCP/UP over flow 0 (COVENANT): what has arrived, and perhaps one piece more.
+
+    Attributes:
+        sender: The incarnation that speaks: 64 random bits, not 0, new whenever it has forgotten
+            what was said.
+        receiver: The incarnation that it speaks to; 0 = not known yet, and nothing but this.
+        next: The first piece that has not arrived.
+        beyond: Bit i of byte i / 8, from the least significant on, says that piece `next + 1 + i`
+            has; at most 8 bytes.
+        piece: None where there is only to acknowledge.
+    """
+
+    sender: int
+    receiver: int
+    next: int = 0
+    beyond: bytes = b""
+    piece: CovenantPiece | None = None
+
+    def __post_init__(self) -> None:
+        _check_int("from", self.sender, 1, _U64_MAX)
+        _check_int("to", self.receiver, 0, _U64_MAX)
+        _check_int("next", self.next, 0, _U64_MAX)
+        if len(self.beyond) > BEYOND_LEN:
+            raise InvalidArgument("beyond", f"must have at most {BEYOND_LEN} bytes")
+
+    def to_body(self) -> dict[str, object]:
+        """The body as a CBOR map."""
+        body: dict[str, object] = {
+            "from": self.sender,
+            "to": self.receiver,
+            "next": self.next,
+            "beyond": self.beyond,
+        }
+        if self.piece is not None:
+            body["piece"] = self.piece.to_body()
+        return body
+
+    @classmethod
+    def from_body(cls, body: object) -> CovenantParcel:
+        """Reads a body.
+
+        Raises:
+            ControlError: A field is missing, of the wrong type, or out of range.
+        """
+        sender, receiver = _take(body, "from", int), _take(body, "to", int)
+        arrived, beyond = _take(body, "next", int), _take(body, "beyond", bytes)
+        piece = None
+        if isinstance(body, dict) and "piece" in body:
+            piece = CovenantPiece.from_body(body["piece"])
+        return _from_peer(lambda: cls(sender, receiver, arrived, beyond, piece))

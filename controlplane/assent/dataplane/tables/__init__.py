@@ -29,12 +29,14 @@ from assent.dataplane.tables.counters import (
 )
 from assent.dataplane.tables.events import Event, EventReader
 from assent.dataplane.tables.flows import SEQ_MAX, FlowTable
+from assent.dataplane.tables.limits import NO_LIMITS, TermLimits
 from assent.dataplane.tables.locals import Local, LocalTable
 from assent.dataplane.tables.sessions import FlowSpec, SessionEntry, SessionSpec, SessionTable
 from assent.dataplane.tables.units import SEC
 
 __all__ = [
     "DIRECTIONS",
+    "NO_LIMITS",
     "SEC",
     "SEQ_MAX",
     "BloomFilter",
@@ -58,6 +60,7 @@ __all__ = [
     "Tables",
     "Tally",
     "TallyTable",
+    "TermLimits",
 ]
 
 

@@ -8,13 +8,14 @@ Nothing here decides anything: see SessionTable.install_many.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from assent.dataplane.libbpf import Map
+from assent.dataplane.tables.limits import NO_LIMITS, TermLimits
 from assent.dataplane.tables.units import MS
 from assent.errors import InvalidArgument
 from assent.wire.cellid import CellID
@@ -40,6 +41,9 @@ class PairSpec:
     departing_key: bytes | None = field(default=None, repr=False)
     observed: bool = False
     bare: bool = False
+    control: bool = False
+    leased: bool = False
+    limits: TermLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,19 @@ class PolicyFlags:
     quarantined: int
     observed: int
     bare: int
+    control: int
+    leased: int
+    terms: int
+
+    @classmethod
+    def from_enum(cls, flags: Mapping[str, int]) -> PolicyFlags:
+        """Picks them out of the enumeration's members."""
+        return cls(*(flags[f"ASSENT_SESSION_{name.upper()}"] for name in cls.__slots__))
 
     @property
     def mask(self) -> int:
         """All of them."""
-        return self.covenanted | self.quarantined | self.observed | self.bare
+        return sum(astuple(self))
 
     def of(self, spec: PairSpec) -> int:
         """The bits that a pair is to have."""
@@ -63,7 +75,14 @@ class PolicyFlags:
             | self.quarantined * spec.quarantined
             | self.observed * spec.observed
             | self.bare * spec.bare
+            | self.control * spec.control
+            | self.leased * spec.leased
+            | self.terms * (spec.limits is not None)
         )
+
+    def named(self, flags: int) -> dict[str, bool]:
+        """Which of them are set, by name."""
+        return {name: bool(flags & getattr(self, name)) for name in self.__slots__}
 
 
 class PairColumns:
@@ -85,6 +104,7 @@ class PairColumns:
             "pairs", "departing_key", [spec.departing_key for spec in specs]
         )
         policy = array("I", [flags.of(spec) for spec in specs])
+        limits = [spec.limits or NO_LIMITS for spec in specs]
         self.struct: Any = ffi.new("struct an_pair_columns *")
         self._kept = _point(
             self.struct,
@@ -93,6 +113,11 @@ class PairColumns:
             departing=departing,
             has_departing=has,
             policy=policy,
+            data_interval=array("Q", map(attrgetter("interval_ns"), limits)),
+            data_burst=array("Q", map(attrgetter("burst_ns"), limits)),
+            open_from=array("Q", map(attrgetter("open_from"), limits)),
+            open_until=array("Q", map(attrgetter("open_until"), limits)),
+            payload_limit=array("I", map(attrgetter("payload_limit"), limits)),
         )
         self.struct.policy_mask = flags.mask
 

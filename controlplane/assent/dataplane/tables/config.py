@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from assent.dataplane.btf import Layout, Record
 from assent.dataplane.libbpf import Map
 from assent.dataplane.reasons import Reasons
 from assent.dataplane.tables.units import ONLY, SEC, present
+from assent.errors import InvalidArgument
 from assent.wire.cellid import CELLID_LEN, CellID
+
+_MAX_TIME: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class GateConfig:
         lamp_interval: ns that one 64-byte block under LAMP costs a sender.
         lamp_burst: the whole lamp allowance, ns: so many intervals, so many blocks.
         event_interval: least ns between two events of one reason on one CPU.
+        lease_until: monotonic ns from which on data of leased pairs is refused; 0 = as long as
+            nobody has renewed the lease.
     """
 
     handshake_interval: int = SEC // 50
@@ -35,6 +40,7 @@ class GateConfig:
     lamp_interval: int = SEC // 64
     lamp_burst: int = SEC
     event_interval: int = SEC // 100
+    lease_until: int = 0
 
 
 class ConfigTable:
@@ -51,8 +57,22 @@ class ConfigTable:
         return GateConfig(**{name: getattr(record, name) for name in GateConfig.__slots__})
 
     def write(self, config: GateConfig) -> None:
-        """Makes other rates apply, from the next frame on."""
-        self.change(**{name: getattr(config, name) for name in GateConfig.__slots__})
+        """Makes other rates apply, from the next frame on. The lease stays: see renew_lease()."""
+        rates = (name for name in GateConfig.__slots__ if name != "lease_until")
+        self.change(**{name: getattr(config, name) for name in rates})
+
+    def renew_lease(self, until_ns: int) -> None:
+        """Keeps leased pairs' data alive until then, or ends it.
+
+        Args:
+            until_ns: monotonic ns; what has passed ends it from the next frame on.
+
+        Raises:
+            InvalidArgument: there is no such time.
+        """
+        if not 0 <= until_ns <= _MAX_TIME:
+            raise InvalidArgument("until_ns", f"must be from 0 to {_MAX_TIME}")
+        self.change(lease_until=until_ns)
 
     def listen(self, reasons: Collection[str], cells: Collection[CellID], known: Reasons) -> None:
         """Says of which frames the gate tells.

@@ -20,6 +20,7 @@ from assent.dataplane.tables.batch import PairColumns, PairSpec, PolicyFlags, Se
 from assent.dataplane.tables.bloom import BloomFilter
 from assent.dataplane.tables.counters import TallyTable
 from assent.dataplane.tables.flows import FlowTable
+from assent.dataplane.tables.limits import NO_LIMITS, TermLimits
 from assent.dataplane.tables.units import (
     MS,
     SEC,
@@ -30,6 +31,7 @@ from assent.dataplane.tables.units import (
 )
 from assent.errors import InvalidArgument, NotFound, ResourceExhausted
 from assent.wire.cellid import CELLID_LEN, CellID
+from assent.wire.siphash import KEY_LEN
 
 # Longest that a CPU may go on with a session entry that has been replaced. It is one frame's
 # verdict, some 100 ns; interrupts and a hypervisor may stretch it.
@@ -56,6 +58,7 @@ _MAX_PAYLOAD = 0xFFFF
 _MAX_SKEW_MS = (1 << 32) - 1
 SKEW_LIMIT_MAX_NS: Final = _MAX_SKEW_MS * MS
 _NO_STATE = bytes(STATE_LEN)
+_NO_KEY: Final = bytes(KEY_LEN)
 # What an entry says of a live session, and no longer once that has ended.
 _SESSION_ALONE: Final = (
     "flow_base", "flow_count", "payload_max", "session_id", "clock_offset", "skew_limit",
@@ -127,10 +130,14 @@ class SessionEntry:
         quarantined: and has suspended that.
         observed: what policy refuses is admitted, counted and told.
         bare: 40-byte UTCP frames are admitted.
+        control: flow 0 and handshakes are admitted whatever consent says.
+        leased: its data ends with the gate's lease.
+        limits: what its data is held to; None = to none.
         session_id, clock_offset, skew_limit, payload_max: as installed; ns, bytes.
         flow_base, flow_count: slots in the flow table; flow f lives at flow_base + f.
         tally: slot of its counts; 0 = shared with others.
         handshake_newest: timestamp of the newest handshake frame that the gate admitted, ns.
+        data_due: when the sender would be level again with the rate in `limits`, monotonic ns.
     """
 
     remote: CellID
@@ -141,6 +148,9 @@ class SessionEntry:
     quarantined: bool
     observed: bool
     bare: bool
+    control: bool
+    leased: bool
+    limits: TermLimits | None
     session_id: int
     clock_offset: int
     skew_limit: int
@@ -149,6 +159,7 @@ class SessionEntry:
     flow_count: int
     tally: int
     handshake_newest: int
+    data_due: int
 
 
 class SessionTable:
@@ -197,14 +208,8 @@ class SessionTable:
         flags = btf.enum("assent_session_flag")
         self._established = flags["ASSENT_SESSION_ESTABLISHED"]
         self._alternate = flags["ASSENT_SESSION_ALTERNATE"]
-        self._covenanted = flags["ASSENT_SESSION_COVENANTED"]
-        self._quarantined = flags["ASSENT_SESSION_QUARANTINED"]
-        self._observed = flags["ASSENT_SESSION_OBSERVED"]
-        self._bare = flags["ASSENT_SESSION_BARE"]
-        self._policy_bits = PolicyFlags(
-            self._covenanted, self._quarantined, self._observed, self._bare
-        )
-        self._policy = self._policy_bits.mask
+        self._bits = PolicyFlags.from_enum(flags)
+        self._policy = self._bits.mask
         # struct assent_replay_chunk: 64-bit words, of which each holds 32 sequence numbers.
         words = self._chunk.size // 8
         self._chunk_numbers = words * 32
@@ -236,8 +241,13 @@ class SessionTable:
         departing_key: bytes | None = None,
         observed: bool = False,
         bare: bool = False,
+        control: bool = False,
+        leased: bool = False,
+        limits: TermLimits | None = None,
     ) -> None:
         """Makes a peer known, or changes its admission key and consent. A live session goes on.
+
+        What the gate has counted of a rate goes on too, under other limits.
 
         Args:
             remote: the cell that sends.
@@ -249,6 +259,9 @@ class SessionTable:
                 kernel's stack.
             observed: what policy refuses is admitted, counted and told.
             bare: 40-byte UTCP frames are admitted, which prove nothing.
+            control: flow 0 and handshakes are admitted whatever consent says.
+            leased: its data ends with the gate's lease, see ConfigTable.renew_lease().
+            limits: what its data is held to; None = to none.
 
         Raises:
             InvalidArgument: a key is not 16 bytes.
@@ -259,14 +272,19 @@ class SessionTable:
             "admission": pair_state(admission_key, remote, local),
             "departing_admission": _departing(departing_key, remote, local),
         }
-        policy = self._policy_flags(covenanted, quarantined, observed, bare)
+        policy = self._policy_values(
+            PairSpec(
+                remote, local, admission_key, covenanted, quarantined, departing_key,
+                observed, bare, control, leased, limits,
+            )
+        )  # fmt: skip
         found = self._sessions.lookup(key)
         if found is None:
-            self._create(key, self._session.pack(**states, flags=policy, tally=self._new_tally()))
+            self._create(key, self._session.pack(**states, **policy, tally=self._new_tally()))
             return
         old = self._session.unpack(found)
-        flags = old.flags & ~self._policy | policy
-        self._sessions.update(key, old.replace(**states, flags=flags).pack(), EXIST)
+        policy["flags"] |= old.flags & ~self._policy
+        self._sessions.update(key, old.replace(**states, **policy).pack(), EXIST)
 
     def set_consent(
         self,
@@ -277,6 +295,9 @@ class SessionTable:
         *,
         observed: bool = False,
         bare: bool = False,
+        control: bool = False,
+        leased: bool = False,
+        limits: TermLimits | None = None,
     ) -> None:
         """Grants, suspends or withdraws consent; from the next frame on. See provision().
 
@@ -284,9 +305,14 @@ class SessionTable:
             NotFound: the pair is not provisioned.
         """
         old = self._record(remote, local)
-        policy = self._policy_flags(covenanted, quarantined, observed, bare)
-        flags = old.flags & ~self._policy | policy
-        self._sessions.update(pair(remote, local), old.replace(flags=flags).pack(), EXIST)
+        policy = self._policy_values(
+            PairSpec(
+                remote, local, _NO_KEY, covenanted, quarantined, None,
+                observed, bare, control, leased, limits,
+            )
+        )  # fmt: skip
+        policy["flags"] |= old.flags & ~self._policy
+        self._sessions.update(pair(remote, local), old.replace(**policy).pack(), EXIST)
 
     def install(self, spec: SessionSpec) -> SessionEntry:
         """Makes a session live. One that was live is replaced, its flows with it.
@@ -372,7 +398,7 @@ class SessionTable:
         pair_keys, session_keys = batch.keys_of(pairs), batch.keys_of(specs)
         rows = batch.unique_rows(pair_keys, session_keys)
         keys = b"".join(rows)
-        columns = PairColumns(pairs, pair_keys, self._policy_bits)
+        columns = PairColumns(pairs, pair_keys, self._bits)
         spec_rows = array("I", [rows[key] for key in session_keys])
         flow_counts, groups = self._shapes(specs)
         sessions = self._session_columns(specs, session_keys, spec_rows, flow_counts)
@@ -440,7 +466,7 @@ class SessionTable:
         Returns:
             A byte a pair: 0 = as it should be, else enum an_difference.
         """
-        columns = PairColumns(pairs, batch.keys_of(pairs), self._policy_bits)
+        columns = PairColumns(pairs, batch.keys_of(pairs), self._bits)
         found = bytearray(b"\1" * len(pairs))
         return columns.compare(batch.look_up(self._sessions, columns.keys, found), found)
 
@@ -795,13 +821,10 @@ class SessionTable:
                 if window:
                     yield first, chunks + 1
 
-    def _policy_flags(self, covenanted: bool, quarantined: bool, observed: bool, bare: bool) -> int:
-        return (
-            self._covenanted * covenanted
-            | self._quarantined * quarantined
-            | self._observed * observed
-            | self._bare * bare
-        )
+    def _policy_values(self, spec: PairSpec) -> dict[str, int]:
+        """What an entry says of a pair's policy; its keys are not looked at."""
+        limits = spec.limits or NO_LIMITS
+        return {"flags": self._bits.of(spec), **_limit_values(limits)}
 
     def _record(self, remote: CellID, local: CellID) -> Record:
         found = self._sessions.lookup(pair(remote, local))
@@ -811,15 +834,19 @@ class SessionTable:
 
     def _entry(self, key: bytes, record: Record) -> SessionEntry:
         half = len(key) // 2
+        policy = self._bits.named(record.flags)
         return SessionEntry(
             remote=CellID(key[:half]),
             local=CellID(key[half:]),
             established=bool(record.flags & self._established),
             alternate=bool(record.flags & self._alternate),
-            covenanted=bool(record.flags & self._covenanted),
-            quarantined=bool(record.flags & self._quarantined),
-            observed=bool(record.flags & self._observed),
-            bare=bool(record.flags & self._bare),
+            covenanted=policy["covenanted"],
+            quarantined=policy["quarantined"],
+            observed=policy["observed"],
+            bare=policy["bare"],
+            control=policy["control"],
+            leased=policy["leased"],
+            limits=_limits_of(record) if policy["terms"] else None,
             session_id=record.session_id,
             clock_offset=record.clock_offset,
             skew_limit=record.skew_limit * MS,
@@ -828,6 +855,7 @@ class SessionTable:
             flow_count=record.flow_count,
             tally=record.tally,
             handshake_newest=record.handshake_newest,
+            data_due=record.data_due,
         )
 
 
@@ -874,3 +902,23 @@ def _flow_values(flow: FlowSpec, grant_shift: int, base: int, chunks: int) -> di
         "replay_mask": chunks - 1,
         "grant_shift": grant_shift,
     }
+
+
+def _limit_values(limits: TermLimits) -> dict[str, int]:
+    return {
+        "data_interval": limits.interval_ns,
+        "data_burst": limits.burst_ns,
+        "payload_limit": limits.payload_limit,
+        "open_from": limits.open_from,
+        "open_until": limits.open_until,
+    }
+
+
+def _limits_of(record: Record) -> TermLimits:
+    return TermLimits(
+        interval_ns=record.data_interval,
+        burst_ns=record.data_burst,
+        payload_limit=record.payload_limit,
+        open_from=record.open_from,
+        open_until=record.open_until,
+    )

@@ -19,7 +19,7 @@ from assent.service.sessions import SessionManager
 from assent.v1 import cells_pb2, sessions_pb2
 from assent.v1.sessions_pb2_grpc import SessionsServicer as Base
 from assent.wire.cellid import CellID
-from assent.wire.control import ManifestItem
+from assent.wire.control import ANY_CONTENT, ManifestItem
 
 ITEMS_MAX: Final = 256
 _UNIX: Final = "unix:"
@@ -141,6 +141,7 @@ class SessionsServicer(Base):
                             size=item.size,
                             digest=item.digest,
                             algorithm=item.algorithm,
+                            content_type=item.content_type,
                         )
                         for item in announced.manifest.items
                     ],
@@ -161,6 +162,7 @@ class SessionsServicer(Base):
 
 def _item(field: str, item: sessions_pb2.ManifestItem) -> ManifestItem:
     try:
-        return ManifestItem(item.name, item.size, item.digest, item.algorithm)
+        content_type = item.content_type or ANY_CONTENT
+        return ManifestItem(item.name, item.size, item.digest, item.algorithm, content_type)
     except InvalidArgument as error:
         raise InvalidArgument(f"{field}.{error.field}", error.problem) from None

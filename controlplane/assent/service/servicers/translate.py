@@ -22,11 +22,13 @@ _CONSENT_IN: Final[dict[int, Consent]] = {
     common_pb2.CONSENT_NONE: Consent.NONE,
     common_pb2.CONSENT_STANDING: Consent.STANDING,
     common_pb2.CONSENT_QUARANTINED: Consent.QUARANTINED,
+    common_pb2.CONSENT_COVENANT: Consent.COVENANT,
 }
 _CONSENT_OUT: Final[dict[Consent, common_pb2.Consent]] = {
     Consent.NONE: common_pb2.CONSENT_NONE,
     Consent.STANDING: common_pb2.CONSENT_STANDING,
     Consent.QUARANTINED: common_pb2.CONSENT_QUARANTINED,
+    Consent.COVENANT: common_pb2.CONSENT_COVENANT,
 }
 _MODE_IN: Final[dict[int, Mode]] = {
     # Native where nothing is said; never a silent step down to generic.
@@ -87,7 +89,7 @@ def consent(field: str, value: int) -> Consent:
     """
     found = _CONSENT_IN.get(value)
     if found is None:
-        raise InvalidArgument(field, "needs NONE, STANDING or QUARANTINED")
+        raise InvalidArgument(field, "needs NONE, STANDING, QUARANTINED or COVENANT")
     return found
 
 

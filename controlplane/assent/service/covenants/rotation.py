@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key rotation (seed TCP/UP, section 7.4): one AMEND a covenant, then the cell has its new key.
+
+    new key kept beside the old one  ->  AMEND in every covenant  ->  all agree  ->  cell rekeyed
+
+A covenant whose parties do not agree ends: its old key is about to be erased. A crash in between
+leaves the new key on disk as long as a covenant may have gone over to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from assent.covenant.agreement import Covenant
+from assent.covenant.desk import Happened
+from assent.covenant.engine import Engine
+from assent.covenant.machine import State
+from assent.errors import FailedPrecondition, LocalError, NotFound
+from assent.identity.cellid import from_public_key
+from assent.identity.keys import Identity
+from assent.service.covenants.gatekeeper import Gatekeeper
+from assent.service.covenants.homes import Homes
+from assent.service.covenants.reaching import Reaching
+from assent.service.key_files import KeyFiles
+from assent.service.store import Store
+from assent.wire.cellid import CellID
+
+_T = TypeVar("_T")
+
+
+class Rotation:
+    """Rotates the keys of local cells, and follows the rotations of others.
+
+    Args:
+        store: The desired state.
+        homes: The engines.
+        gatekeeper: Gives cells their new keys.
+        key_files: Where private keys are kept.
+        reaching: Puts sessions in place.
+        random: Source of keys.
+        monotonic: Monotonic ns.
+        carry_out: Carries out what an engine says has happened.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        homes: Homes,
+        gatekeeper: Gatekeeper,
+        key_files: KeyFiles,
+        reaching: Reaching,
+        random: Callable[[int], bytes],
+        monotonic: Callable[[], int],
+        carry_out: Callable[[Engine], None],
+    ) -> None:
+        self._store = store
+        self._homes = homes
+        self._gatekeeper = gatekeeper
+        self._key_files = key_files
+        self._reaching = reaching
+        self._random = random
+        self._now = monotonic
+        self._carry_out = carry_out
+        self._next: dict[CellID, Identity] = {}
+
+    def begin(self, local: CellID) -> list[int]:
+        """Proposes a new key in every covenant of a local cell; their handles.
+
+        Raises:
+            NotFound: There is no such local cell.
+            FailedPrecondition: A rotation is under way, or a covenant is being amended or revoked.
+        """
+        home = self._store.local(local)
+        if local in self._next:
+            raise FailedPrecondition(f"the key of {home.name!r} is being rotated already")
+        engine = self._homes.engine(local)
+        bound = [one for one in engine.covenants() if one.in_force]
+        for one in bound:
+            if one.state is not State.COVENANTED:
+                raise FailedPrecondition(f"covenant {one.handle} is {one.state.value}")
+        identity = Identity.generate(self._random)
+        self._key_files.keep_next(home.name, identity)
+        self._propose(local, engine, identity, bound)
+        return [one.handle for one in bound]
+
+    def resume(self, local: CellID) -> None:
+        """Goes on where a crash has interrupted a rotation."""
+        name = self._store.local(local).name
+        identity = self._key_files.next_of(name)
+        if identity is None:
+            return
+        engine = self._homes.engine(local)
+        bound = [one for one in engine.covenants() if one.in_force]
+        if identity.cell_id == local or all(one.public_key != identity.public_key for one in bound):
+            # All was done, or nothing was agreed to.
+            self._key_files.drop_next(name)
+            return
+        engine.add_signer(identity)
+        left = [one for one in bound if one.public_key != identity.public_key]
+        self._propose(local, engine, identity, left)
+
+    def _propose(
+        self, local: CellID, engine: Engine, identity: Identity, covenants: list[Covenant]
+    ) -> None:
+        self._next[local] = identity
+        for covenant in covenants:
+            if covenant.state is State.COVENANTED:
+                engine.rotate(covenant.handle, identity, self._now())
+        self._carry_out(engine)
+        self._soon(self._finish, local)
+
+    def follow(self, covenant: Covenant, local: CellID, event: Happened) -> None:
+        """Goes on after something has become of a covenant."""
+        if event.kind == "rotated" and event.agent_id != covenant.agent_id:
+            self._follow_peer(covenant, local, event)
+        if local not in self._next:
+            return
+        if event.kind in ("amendment-rejected", "timeout") and covenant.in_force:
+            self._soon(self._give_up, covenant.handle)
+        elif event.kind == "rotated" or covenant.ended:
+            self._soon(self._finish, local)
+
+    def _follow_peer(self, covenant: Covenant, local: CellID, event: Happened) -> None:
+        """A peer's cell has another key."""
+        if event.agent_id is None:
+            return
+        party = covenant.parties[event.agent_id]
+        old = from_public_key(party.former_key)
+        # Another covenant of the same peer may have come first.
+        with contextlib.suppress(NotFound):
+            self._gatekeeper.rekey_remote(old, party.public_key)
+        self._reaching.establish(covenant, local)
+
+    def _give_up(self, handle: int) -> None:
+        """A party that does not agree to the new key cannot be bound by it."""
+        with contextlib.suppress(LocalError):
+            _, engine, _ = self._homes.open(handle)
+            engine.revoke(
+                handle, "our key was rotated without agreement", self._now(), graceful=False
+            )
+            self._carry_out(engine)
+
+    def _finish(self, local: CellID) -> None:
+        """Once no covenant holds the old key, the cell has the new one."""
+        identity, engine = self._next.get(local), self._homes.engine_of(local)
+        if identity is None or engine is None:
+            return
+        bound = [one for one in engine.covenants() if one.in_force]
+        if any(one.public_key != identity.public_key for one in bound):
+            return
+        del self._next[local]
+        new = self._gatekeeper.rekey_local(local, identity)
+        self._key_files.drop_next(self._store.local(new).name)
+        self._homes.rename(local, new, identity)
+        for covenant in bound:
+            self._reaching.establish(covenant, new)
+
+    def _soon(self, what: Callable[[_T], None], argument: _T) -> None:
+        """After the events of now have been carried out."""
+        asyncio.get_running_loop().call_soon(what, argument)

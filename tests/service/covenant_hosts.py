@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts whose daemons agree on covenants, and frames that show what their gates make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cbor2
+import grpc.aio
+
+from assent.dataplane.btf import Btf, Record
+from assent.dataplane.libbpf import Map, Program
+from assent.dataplane.objects import packaged
+from assent.dataplane.tables import Direction
+from assent.service.handshakes import wall_clock
+from assent.v1 import common_pb2, keys_pb2, sessions_pb2
+from assent.v1 import covenants_pb2 as pb
+from assent.v1.covenants_pb2_grpc import CovenantsStub
+from assent.wire.cellid import CellID
+from assent.wire.ethernet import EthernetHeader
+from assent.wire.fabric import ETHERTYPE, Flags, Header, padded_len, signed_bytes
+from assent.wire.siphash import siphash24
+
+from .conftest import (
+    PSK,
+    WAIT_SECONDS,
+    Api,
+    Host,
+    Place,
+    by_name,
+    daemon_in,
+    eventually,
+)
+
+IDLE = pb.COVENANT_STATE_IDLE
+SENT = pb.COVENANT_STATE_OFFER_SENT
+RECEIVED = pb.COVENANT_STATE_OFFER_RECEIVED
+DEFERRED = pb.COVENANT_STATE_DEFERRED
+COVENANTED = pb.COVENANT_STATE_COVENANTED
+AMENDING = pb.COVENANT_STATE_AMENDING
+REVOKING = pb.COVENANT_STATE_REVOKING
+TERMINATED = pb.COVENANT_STATE_TERMINATED
+
+WINDOW = 64
+TEXT = "text/plain"
+WHY = pb.Justification(
+    comprehension_proof="you want to send text",
+    rejection_reasons=[
+        pb.RejectionReason(term_ref="push", rationale="not today", severity="incompatible")
+    ],
+)
+QUESTIONS = pb.Deferral(
+    questions=[pb.Question(about="push", specificity="how much")],
+    current_understanding="it is about text",
+    evidence_needed=["a log"],
+)
+_GATE = Btf.from_object(packaged("gate"))
+_FLAGS = _GATE.enum("assent_session_flag")
+_REASONS = {
+    number: name.removeprefix("ASSENT_").removeprefix("DROP_").lower()
+    for name, number in _GATE.enum("assent_reason").items()
+}
+
+
+def terms(
+    *limits: pb.Constraint, flows: Sequence[int] = (1,), types: Sequence[str] = (), both: bool = False
+) -> pb.Terms:
+    """The initiator may send on some flows, each with a window of WINDOW blocks."""
+    return pb.Terms(
+        permissions=[
+            pb.Permission(
+                id="push",
+                party="*" if both else "initiator",
+                action="send",
+                flows=flows,
+                content_types=types,
+            )
+        ],
+        constraints=[
+            pb.Constraint(id="burst", party="*", burst=pb.Burst(blocks=WINDOW)),
+            *limits,
+        ],
+    )
+
+
+def rate(blocks: int) -> pb.Constraint:
+    return pb.Constraint(id="rate", party="initiator", rate_blocks_per_second=blocks)
+
+
+def payload(octets: int) -> pb.Constraint:
+    return pb.Constraint(id="size", party="initiator", payload_bytes=octets)
+
+
+def timer(name: str, seconds: float) -> pb.Constraint:
+    return pb.Constraint(
+        id=name, party="*", timer=pb.TimerTerm(timer=name, microseconds=round(seconds * 1e6))
+    )
+
+
+def proposal(
+    *limits: pb.Constraint,
+    durable: bool = False,
+    notice: float = 0.3,
+    mutual: bool = False,
+    **changes: Any,
+) -> pb.CovenantProposal:
+    """Something to agree on."""
+    return pb.CovenantProposal(
+        terms=terms(*limits, **changes),
+        duration=pb.CovenantDuration(),
+        misericordia_clauses=[
+            pb.Clause(type="protection", description="heard first", trigger="need", action="rest")
+        ],
+        exit_protocol=pb.ExitProtocol(
+            notice_period_us=round(notice * 1e6), mutual_required=mutual, fallback_state="isolated"
+        ),
+        durable=durable,
+    )
+
+
+class Side:
+    """One host, its daemon's API, and its gate."""
+
+    def __init__(self, name: str, place: Place, api: Api) -> None:
+        self.name = name
+        self.place = place
+        self.api = api
+        self.covenants: Any = CovenantsStub(api.channel)
+        self._numbers = itertools.count(1)
+
+    # Covenants
+
+    async def offer(
+        self, *names: str, what: pb.CovenantProposal | None = None, url: str = ""
+    ) -> int:
+        """Offers; the handle."""
+        remotes = [pb.OfferRemote(cell=by_name(name), url=url) for name in names]
+        request = pb.OfferRequest(remotes=remotes, proposal=what or proposal())
+        return (await self.covenants.Offer(request, timeout=WAIT_SECONDS)).handle
+
+    async def accept(self, handle: int) -> pb.Covenant:
+        return await self.covenants.Accept(pb.AcceptRequest(handle=handle))
+
+    async def revoke(self, handle: int, *, now: bool = False) -> pb.Covenant:
+        return await self.covenants.Revoke(pb.RevokeRequest(handle=handle, reason="over", now=now))
+
+    async def get(self, handle: int) -> pb.Covenant:
+        return await self.covenants.Get(pb.GetCovenantRequest(handle=handle))
+
+    async def list(self, *, ended: bool = False) -> list[pb.Covenant]:
+        reply = await self.covenants.List(pb.ListCovenantsRequest(ended=ended))
+        return list(reply.covenants)
+
+    async def until(self, handle: int, *states: int) -> pb.Covenant:
+        """Waits until a covenant is in one of these states."""
+
+        async def there() -> pb.Covenant | None:
+            found = await self.get(handle)
+            return found if found.state in states else None
+
+        wanted = " or ".join(pb.CovenantState.Name(state) for state in states)
+        return await eventually(there, f"covenant {handle} of {self.name} is {wanted}")
+
+    async def newest(self, *states: int, above: int = 0) -> pb.Covenant:
+        """Waits for a covenant in one of these states, and returns the newest."""
+
+        async def there() -> pb.Covenant | None:
+            found = [
+                one
+                for one in await self.list(ended=True)
+                if one.state in states and one.handle > above
+            ]
+            return max(found, key=lambda one: one.handle, default=None)
+
+        wanted = " or ".join(pb.CovenantState.Name(state) for state in states)
+        return await eventually(there, f"a covenant of {self.name} is {wanted}")
+
+    async def policy(self, policy: pb.CovenantPolicy | None, remote: str = "") -> None:
+        request = pb.SetCovenantPolicyRequest(policy=policy)
+        if remote:
+            request.remote.CopyFrom(by_name(remote))
+        await self.covenants.SetPolicy(request)
+
+    async def evidence(self, count: int = 1000, handle: int = 0) -> list[dict[str, Any]]:
+        reply = await self.covenants.Evidence(pb.EvidenceRequest(count=count, handle=handle))
+        return [json.loads(record) for record in reply.records]
+
+    async def quarantined(self, name: str) -> str:
+        """For what a peer is held apart."""
+        found = [
+            peer.quarantined
+            for one in await self.list(ended=True)
+            for peer in one.peers
+            if peer.name == name
+        ]
+        return next(filter(None, found), "")
+
+    # Sessions and the gate
+
+    def entry(self, remote: CellID, local: CellID) -> Record | None:
+        """A pair as the gate has it."""
+        raw = self.place.map("sessions").get(bytes(remote) + bytes(local))
+        return None if raw is None else _GATE.map_value("sessions").unpack(raw)
+
+    async def cell(self, name: str = "") -> CellID:
+        """A cell, this host's own where no name is given."""
+        from assent.v1 import cells_pb2
+
+        request = cells_pb2.GetCellRequest(cell=by_name(name or self.name))
+        return CellID((await self.api.cells.Get(request)).id.value)
+
+    async def says(self, name: str) -> set[str]:
+        """What the gate has been told of a peer: "covenanted", "quarantined", ..."""
+        entry = self.entry(await self.cell(name), await self.cell())
+        assert entry is not None
+        return {
+            flag.removeprefix("ASSENT_SESSION_").lower()
+            for flag, bit in _FLAGS.items()
+            if entry.flags & bit
+        }
+
+    async def windows(self, name: str) -> dict[int, int]:
+        """The windows of the session with a peer, by flow."""
+        session = await self.api.session(name)
+        if session is None:
+            return {}
+        return {flow.flow: flow.rx_granted_blocks for flow in session.flows if flow.flow}
+
+    async def counted(self) -> dict[str, int]:
+        return {name: frames for name, frames in (await self.api.counters()).items() if frames}
+
+    async def send(
+        self,
+        other: Side,
+        flow: int = 1,
+        size: int = 0,
+        *,
+        late: Side | None = None,
+        **fields: Any,
+    ) -> str:
+        """What the other's gate makes of a frame of the session, as if it had arrived."""
+        session = await self.api.session(other.name)
+        assert session is not None, "no session"
+        raw = await self.frame(session, flow, size, **fields)
+        return other.decide(raw)
+
+    async def frame(
+        self, session: sessions_pb2.Session, flow: int = 1, size: int = 0, **fields: Any
+    ) -> bytes:
+        """A frame of a session of ours."""
+        keys = self.place.config.run_dir / "sessions" / f"{session.id}.key"
+        key = cbor2.loads(keys.read_bytes())["tx_header"]
+        # Flow 0 is the daemon's own: far from its numbers, and never in their way.
+        seq = next(self._numbers) + (0 if flow else 1 << 20)
+        header = Header(
+            CellID(session.local.value),
+            CellID(session.remote.value),
+            seq,
+            Flags.DATA | Flags.BLOCK,
+            size,
+            flow,
+            timestamp=wall_clock(),
+        )
+        header = replace(header, **fields)
+        header = replace(header, tag=siphash24(key, signed_bytes(header)))
+        body = header.encode() + bytes(padded_len(size))
+        return EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode() + body
+
+    def decide(self, frame: bytes) -> str:
+        """What our gate makes of a frame, by the counter that moves."""
+        before = self._counters()
+        with Program.open_pinned(self.place.pins / "programs" / "gate") as gate:
+            gate.test_run(frame)
+        after = self._counters()
+        moved = [name for name in after if after[name] != before[name] and name != "admitted"]
+        return moved[0] if moved else "admitted"
+
+    def _counters(self) -> dict[str, int]:
+        """Frames by reason, arriving, at all interfaces."""
+        layout = _GATE.map_value("counters")
+        with Map.open_pinned(self.place.pins / "maps" / "counters") as table:
+            found = dict(table.items_per_cpu())
+        totals: dict[str, int] = dict.fromkeys(_REASONS.values(), 0)
+        for key, values in found.items():
+            number = int.from_bytes(key, "little")
+            name = _REASONS.get(number % (len(_REASONS) + 0))
+            if name is not None:
+                totals[name] += sum(layout.unpack(value).frames for value in values)
+        return totals
+
+    async def open_flow(self, name: str, flow: int = 1) -> None:
+        """As an endpoint does that takes the flow's frames."""
+        entry = self.entry(await self.cell(name), await self.cell())
+        assert entry is not None and flow < entry.flow_count
+        layout = _GATE.map_value("flows")
+        from assent.dataplane.tables.flows import FlowTable
+
+        with (
+            Map.open_pinned(self.place.pins / "maps" / "flows") as table,
+            contextlib.closing(FlowTable(table, layout)) as flows,
+        ):
+            flows.set_open(entry.flow_base + flow, True)
