@@ -19,7 +19,6 @@ ATTACKS = {
     "unknown_source": "unknown_source",
     "forged_tag": "bad_tag",
     "replay": "replay",
-    "overspend": "no_credit",
     "malformed_length": "malformed_length",
 }
 
@@ -74,7 +73,13 @@ def test_a_small_file_crosses_and_nothing_else_does(random_file, tmp_path):
     assert figures["verdict_ns"] > 0
     assert figures["frames_admitted"] > (8 << 20) // 1500
     assert figures["frames_admitted_unexplained"] == 0
-    assert set(figures["attacks"]) == set(ATTACKS)
+    assert set(figures["attacks"]) == {*ATTACKS, "overspend"}
+    overspend = figures["attacks"]["overspend"]
+    assert overspend["admitted"] == 0
+    assert set(overspend["dropped"]) == {"no_credit", "quarantined"}
+    assert overspend["dropped"]["no_credit"] > 0
+    assert sum(overspend["dropped"].values()) >= 10_000
+    assert figures["quarantined_for"] == "covenant terms violated repeatedly"
     for name, reason in ATTACKS.items():
         attack = figures["attacks"][name]
         assert attack["sent"] >= 10_000

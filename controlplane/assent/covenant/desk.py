@@ -158,7 +158,7 @@ class Desk:
             time,
             payloads.encode(payload) if payload is not None else b"",
         )
-        raw = frame.signed(self._signers[covenant.public_key].sign).encode()
+        raw = frame.sealed(self._signers[covenant.public_key].sign)
         covenant.tx_sequence, covenant.tx_time = sequence, time
         links = covenant.links() if to is None else [to.link]
         for link in links:

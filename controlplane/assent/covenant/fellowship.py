@@ -350,8 +350,8 @@ class Fellowship:
             raise TermsDiffer("ACCEPT: the covenant id is not that of the frame")
         if (confirmed.agent_id, confirmed.public_key) != (party.agent_id, party.public_key):
             raise TermsDiffer("ACCEPT: the confirmation is another agent's")
-        verify(party.public_key, confirmation_bytes(accept.terms_hash), confirmed.signature)
         amendment, found = _agreed_to(open_to_it, party, accept)
+        verify(party.public_key, confirmation_bytes(accept.terms_hash), confirmed.signature)
         amendment.signatures.update(found)
         if amendment is covenant.amendment:
             self._update_if_all_agree(covenant, now)

@@ -44,8 +44,11 @@ from assent.wire.cellid import CELLID_LEN, CellID
 
 log = logging.getLogger(__name__)
 
+_CLOCK_MONOTONIC_COARSE: Final = 6  # <linux/time.h>
 # Remote cells compared between two turns of the event loop: some milliseconds.
 _SLICE: Final = 512
+GRAIN_NS: Final = round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * SEC)
+"""Of the clock that the gate reads, ns: a tick of the kernel's timer."""
 _BITS: Final[dict[str, GateBits]] = {consent.value: consent.bits for consent in Consent}
 _NEGOTIATED: Final = Consent.COVENANT.value
 _IN_FORCE: Final = GateBits(covenanted=True, quarantined=False, control=True)
@@ -299,4 +302,6 @@ def _term_limits(
     rate: int, burst: int, payload_limit: int, open_from: int, open_until: int
 ) -> TermLimits:
     interval = min(max(SEC // rate, 1), _INTERVAL_MAX) if rate else 0
-    return TermLimits(interval, burst * interval, payload_limit, open_from, open_until)
+    # Within one tick of the gate's clock all frames seem to come at once.
+    allowance = burst * interval + GRAIN_NS if interval else 0
+    return TermLimits(interval, allowance, payload_limit, open_from, open_until)

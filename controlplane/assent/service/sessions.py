@@ -97,7 +97,10 @@ class SessionView:
 
 @dataclass(frozen=True, slots=True)
 class OpenedFlow:
-    """What a local application needs to drive one flow. Holds keys."""
+    """What a local application needs to drive one flow. Holds keys.
+
+    `rx_blocks_per_second`: what it is to grant the peer beyond the first window; 0 = no bound.
+    """
 
     view: SessionView
     flow: int
@@ -110,6 +113,7 @@ class OpenedFlow:
     tx_payload_key: bytes = field(repr=False)
     rx_payload_key: bytes = field(repr=False)
     tx_header_key: bytes = field(repr=False)
+    rx_blocks_per_second: int
 
 
 class FabricSink(Protocol):
@@ -387,7 +391,18 @@ class SessionManager:
             tx_payload_key=keys.tx_payload,
             rx_payload_key=keys.rx_payload,
             tx_header_key=keys.tx_header,
+            rx_blocks_per_second=self._rate_of_flow(remote, stored.local),
         )
+
+    def _rate_of_flow(self, remote: RemoteCell, local: CellID) -> int:
+        """A flow's share of the rate that the governing covenant allows a peer; 0 = any."""
+        governor = None
+        if remote.consent.is_negotiated:
+            governor = self._store.covenants.governor(remote.id, local)
+        if governor is None or not governor.rate:
+            return 0
+        # Each flow is paced by itself, the gate counts them together.
+        return max(1, governor.rate // max(1, len(governor.flows)))
 
     # Changes of the desired state
 

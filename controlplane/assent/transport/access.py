@@ -33,4 +33,5 @@ def access_of(handle: FlowHandle) -> FlowAccess:
         tx_payload_key=handle.tx_payload_key,
         rx_payload_key=handle.rx_payload_key,
         tx_header_key=handle.tx_header_key,
+        rx_blocks_per_second=handle.rx_blocks_per_second,
     )

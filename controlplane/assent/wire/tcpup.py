@@ -157,18 +157,19 @@ class CovenantFrame:
         Raises:
             InvalidArgument: A field does not fit its place, or the flags are not those of its kind.
         """
-        problem = _flag_problem(self.kind, self.flags)
+        kind, flags = self.kind.value, self.flags.value
+        problem = _flag_problem(kind, flags)
         if problem:
             raise InvalidArgument("flags", problem)
-        if self.kind == FrameType.HEARTBEAT and self.payload:
+        if self.kind is FrameType.HEARTBEAT and self.payload:
             raise InvalidArgument("payload", "a HEARTBEAT has none")
         if len(self.payload) > PAYLOAD_MAX:
             raise InvalidArgument("payload", f"has at most {PAYLOAD_MAX} bytes")
         check_agent_id("agent_id", self.agent_id)
         try:
             head = _LAYOUT.pack(
-                VERSION << 4 | self.kind,
-                self.flags,
+                VERSION << 4 | kind,
+                flags,
                 0,
                 self.covenant_id,
                 self.sequence,
@@ -206,8 +207,16 @@ class CovenantFrame:
         """
         if len(self.signature) != SIGNATURE_LEN:
             raise InvalidArgument("signature", f"needs {SIGNATURE_LEN} bytes")
-        signed, half = self.signed_bytes(), self.signature
-        return signed[:SIGNED_LEN] + half[:TAIL_LEN] + signed[SIGNED_LEN:] + half[TAIL_LEN:]
+        return _joined(self.signed_bytes(), self.signature)
+
+    def sealed(self, sign: Callable[[bytes], bytes]) -> bytes:
+        """The frame as it stands on the wire, signed now: `signed` and `encode` in one.
+
+        Raises:
+            InvalidArgument: `signed_bytes` refuses it.
+        """
+        signed = self.signed_bytes()
+        return _joined(signed, sign(signed))
 
     @classmethod
     def decode(cls, buf: bytes, payload_max: int = PAYLOAD_MAX) -> CovenantFrame:
@@ -245,6 +254,13 @@ class CovenantFrame:
 _KINDS: Final = tuple(FrameType)
 
 
+def _joined(signed: bytes, signature: bytes) -> bytes:
+    """The halves of a signature in their places, before and behind the payload."""
+    return b"".join(
+        (signed[:SIGNED_LEN], signature[:TAIL_LEN], signed[SIGNED_LEN:], signature[TAIL_LEN:])
+    )
+
+
 def frame_length(prefix: bytes, payload_max: int = PAYLOAD_MAX) -> int:
     """How long a frame is, from its first 16 bytes, which are checked on the way.
 
@@ -267,11 +283,12 @@ def frame_length(prefix: bytes, payload_max: int = PAYLOAD_MAX) -> int:
     payload_len = int.from_bytes(prefix[12:16], "big")
     if payload_len > payload_max:
         raise TcpupError(f"a payload has at most {payload_max} bytes, not {payload_len}")
-    if payload_len and kind == FrameType.HEARTBEAT:
+    if payload_len and kind == _T.HEARTBEAT.value:
         raise TcpupError("a HEARTBEAT has no payload")
     return FRAME_OVERHEAD + payload_len
 
 
+@lru_cache(maxsize=4096)
 def _flag_problem(kind: int, flags: int) -> str:
     allowed, required = _ALLOWED[kind], _REQUIRED.get(kind, 0)
     if flags & ~allowed:

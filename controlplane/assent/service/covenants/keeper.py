@@ -371,7 +371,7 @@ class CovenantKeeper:
             return
         covenant = engine.covenant(governor.handle)
         since = covenant.history[-1].document.creation_time
-        if self._wall() - since < GRACE_US:
+        if covenant.version > 1 and self._wall() - since < GRACE_US:
             return
         for party in covenant.parties.values():
             if from_public_key(party.public_key) == remote:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +19,7 @@ from assent.service.covenants.gatekeeper import Gatekeeper
 from assent.service.covenants.keeper import CovenantKeeper
 from assent.service.covenants.transports import Transports
 from assent.service.key_files import KeyFiles
+from assent.service.live import ANNOUNCE_PATIENCE
 from assent.service.locals import LocalCells
 from assent.service.sessions import SessionManager
 from assent.service.store import Store
@@ -27,19 +30,30 @@ from assent.wire.cellid import CellID
 class FabricDoor:
     """What the sessions of a daemon need of its covenants before those are there.
 
+    Args:
+        monotonic: Monotonic clock, ns.
+
     Attributes:
         ears: Takes COVENANT tags.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], int] = time.monotonic_ns) -> None:
+        self._now = monotonic
         self._doorway = Doorway()
         self.links = FabricLinks(self._doorway)
         self.ears = SessionEars(self.links)
         self._keeper: CovenantKeeper | None = None
+        self._told: dict[tuple[CellID, CellID, str], int] = {}
 
     def breach(self, remote: CellID, local: CellID, what: str) -> None:
-        """Somebody has seen a remote cell break its covenant's terms."""
-        if self._keeper is not None:
+        """A remote cell has announced what its covenant's terms do not allow.
+
+        An announcement that is not answered comes again and again: it is one breach.
+        """
+        now, key = self._now(), (remote, local, what)
+        recent = {one: at for one, at in self._told.items() if now - at < ANNOUNCE_PATIENCE}
+        self._told = {key: now} | recent
+        if self._keeper is not None and key not in recent:
             self._keeper.report_breach(remote, local, what)
 
     def open(self, keeper: CovenantKeeper) -> None:

@@ -104,6 +104,7 @@ class SessionsServicer(Base):
             flows_pin=str(self._maps_dir / "flows"),
             sockets_pin=str(self._maps_dir / "sockets"),
             lock_path=str(opened.lock_path),
+            rx_blocks_per_second=opened.rx_blocks_per_second,
         )
 
     async def Announce(  # noqa: N802
