@@ -144,13 +144,11 @@ RATED = (Rate(10), Burst(20))
 
 def test_a_sender_keeps_to_the_rate_that_it_agreed_to():
     world = World().covenanted(proposal(*RATED))
-    sent = 0
-    with pytest.raises(FailedPrecondition, match="more than the 10 blocks a second"):
-        while True:
-            world["A"].engine.send(1, TEXT, bytes(64), world.now)
-            sent += 1
     # Two blocks each: one of data, one of header; 20 may be under way, and one more begins.
-    assert sent == 11
+    for _ in range(11):
+        world["A"].engine.send(1, TEXT, bytes(64), world.now)
+    with pytest.raises(FailedPrecondition, match="more than the 10 blocks a second"):
+        world["A"].engine.send(1, TEXT, bytes(64), world.now)
     world.jump(0.2)
     world["A"].engine.send(1, TEXT, bytes(64), world.now)
 
@@ -257,6 +255,44 @@ def test_of_two_amendments_at_once_that_of_the_lower_uuid_goes_first():
     assert world[second].covenant.amendment.proposer == agent(first)  # type: ignore[union-attr]
     assert world[first].engine.refused == {"out_of_place": 1}
     world[second].engine.accept(1, world.now)
+    world.settle()
+    assert versions(world) == (2, 2)
+    check_histories(world)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_of_two_amendments_at_once_one_goes_first_even_after_t_amend(lower: bool):
+    """Were both agreed to, two documents would be the same version of one covenant."""
+    world = World().covenanted(proposal(timer("T_amend", 5)))
+    first, second = sorted("AB", key=lambda name: agent(name).bytes)
+    for name in (first, second):
+        world[name].engine.amend(1, proposal(notice=ord(name)), world.now)
+    early = {one.sender: one for one in world.lose()}
+    world.jump(6)
+    world.tick()
+    assert world.states() == (COVENANTED, COVENANTED)
+    who = first if lower else second
+    other = second if lower else first
+    world.deliver(early[other])
+    if lower:
+        assert world[who].engine.refused == {"out_of_place": 1}
+        assert world[who].state is COVENANTED
+    else:
+        world[who].engine.accept(1, world.now)
+        world.settle()
+        assert versions(world) == (2, 2)
+        check_histories(world)
+
+
+def test_an_amendment_made_after_ours_was_heard_of_can_be_agreed_to():
+    world = World().covenanted(proposal(timer("T_amend", 5)))
+    first, second = sorted("AB", key=lambda name: agent(name).bytes)
+    world[first].engine.amend(1, SHORTER, world.now)
+    world.settle()
+    world.wait(6)
+    world[second].engine.amend(1, proposal(notice=9), world.now)
+    world.settle()
+    world[first].engine.accept(1, world.now)
     world.settle()
     assert versions(world) == (2, 2)
     check_histories(world)

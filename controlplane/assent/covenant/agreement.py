@@ -106,12 +106,14 @@ class Amendment:
         document: The new object, unsigned.
         signatures: Of those who have agreed, the proposer first.
         rotation: The proposer's change of key.
+        sequence: Of its AMEND.
     """
 
     proposer: UUID
     document: CovenantObject
     signatures: dict[UUID, bytes]
     rotation: Rotation | None = None
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

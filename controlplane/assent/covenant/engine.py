@@ -236,6 +236,11 @@ class Engine:
         """Whether an agent has a covenant of that id with us."""
         return (agent_id, covenant_id) in self._index
 
+    def handle_of(self, agent_id: UUID, covenant_id: int) -> int:
+        """The handle of the covenant of that id that an agent has with us; 0 where it has none."""
+        found = self._index.get((agent_id, covenant_id))
+        return 0 if found is None else found.handle
+
     @property
     def quarantined(self) -> Mapping[UUID, str]:
         """Agents that have nothing left but HEARTBEAT, REVIEW and REVOKE, and why."""
@@ -574,12 +579,17 @@ class Engine:
 
     # Frames
 
-    def receive(self, link: Link, raw: bytes, now: int) -> None:
-        """Takes in one frame. Never raises: what is wrong is dropped, counted and logged."""
+    def receive(self, link: Link, raw: bytes, now: int) -> str:
+        """Takes in one frame. Never raises: what is wrong is dropped, counted and logged.
+
+        Returns:
+            Why it was dropped, as in `refused`; "" where it was taken.
+        """
         state = self._links.get(link)
         if state is None:
             self.refused["closed_link"] += 1
-            return
+            return "closed_link"
+        why = ""
         try:
             frame = CovenantFrame.decode(raw)
             if frame.kind is FrameType.OFFER:
@@ -587,24 +597,26 @@ class Engine:
             else:
                 self._receive_in_covenant(link, state, frame, raw, now)
         except Dropped as drop:
-            self._drop(drop.why, drop)
+            why = self._drop(drop.why, drop)
         except (TcpupError, CborError, PayloadError) as error:
-            self._drop("malformed", error)
+            why = self._drop("malformed", error)
             self._blame(link, state)
         except SignatureError as error:
-            self._drop("bad_signature", error)
+            why = self._drop("bad_signature", error)
             self._blame(link, state)
         except OutOfPlace as error:
-            self._drop("out_of_place", error)
+            why = self._drop("out_of_place", error)
         except TermsDiffer as error:
-            self._drop("terms_differ", error)
+            why = self._drop("terms_differ", error)
         except (RemoteError, InvalidArgument) as error:
             # The latter: what it asks for would make a frame of ours too large.
-            self._drop("refused", error)
+            why = self._drop("refused", error)
+        return why
 
-    def _drop(self, why: str, error: Exception) -> None:
+    def _drop(self, why: str, error: Exception) -> str:
         self.refused[why] += 1
         log.info("covenant frame dropped", extra={"why": why, "reason": str(error)})
+        return why
 
     def _blame(self, link: Link, state: _LinkState) -> None:
         """A transport that brings nothing but junk is given up: verifying it costs time."""

@@ -230,12 +230,19 @@ class Fellowship:
         to_sign = bind_bytes(document)
         signature = new_key.sign(to_sign) if new_key else self._desk.sign(covenant, to_sign)
         rotation = new_key.rotation if new_key else None
-        payload = Amend(covenant.covenant_id, version, document, signature, rotation)
+        heard = {str(agent): party.rx_sequence for agent, party in covenant.parties.items()}
+        payload = Amend(
+            covenant.covenant_id, version, document, signature, rotation, {"heard": heard}
+        )
         flags = FrameFlag.VERSIONED | FrameFlag.MISERICORDIA
         self._desk.send(covenant, FrameType.AMEND, payload, flags)
         covenant.step(Input.SEND_AMEND)
         covenant.amendment = Amendment(
-            covenant.agent_id, document, {covenant.agent_id: signature}, rotation
+            covenant.agent_id,
+            document,
+            {covenant.agent_id: signature},
+            rotation,
+            covenant.tx_sequence,
         )
         covenant.arm(Timer.AMEND, now, covenant.timers.amend)
         self._desk.tell(covenant, "amending", f"version {version} proposed by us")
@@ -243,7 +250,8 @@ class Fellowship:
     def on_amend(self, covenant: Covenant, party: Party, amend: Amend, now: int) -> None:
         """A party proposes a new version.
 
-        Where two propose at once, the one with the lower UUID goes first.
+        Where two propose at once, the one with the lower UUID goes first; even if its own proposal
+        has lapsed meanwhile, because the other may still agree to that.
 
         Raises:
             OutOfPlace: It has no place here.
@@ -260,6 +268,8 @@ class Fellowship:
             covenant.expect(Input.RECEIVE_AMEND)
         document = amend.covenant_object
         self._check_amendment(covenant, party, amend)
+        if _goes_after_ours(covenant, party, amend):
+            raise OutOfPlace("an AMEND of when ours was on the table, which goes first")
         if yields:
             covenant.step(Input.AMEND_REFUSED)
             self._desk.tell(covenant, "amendment-rejected", "another amendment goes first")
@@ -617,6 +627,19 @@ class Fellowship:
 
     def _duration_over(self, covenant: Covenant, now: int) -> None:
         self._end(covenant, Input.REVOKE_NOW, "its duration is over")
+
+
+def _goes_after_ours(covenant: Covenant, party: Party, amend: Amend) -> bool:
+    """Whether an AMEND was made by one who had not heard of ours yet, which has lapsed here."""
+    heard = amend.extensions.get("heard")
+    newest = heard.get(str(covenant.agent_id)) if isinstance(heard, Mapping) else None
+    return (
+        isinstance(newest, int)
+        and covenant.agent_id.bytes < party.agent_id.bytes
+        and any(
+            one.proposer == covenant.agent_id and one.sequence > newest for one in covenant.lapsed
+        )
+    )
 
 
 def _agreed_to(

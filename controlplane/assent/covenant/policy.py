@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 import cbor2
 
+from assent.covenant.fields import NAME_MAX
 from assent.covenant.payloads import Defer, Justification, Question, Reason
 from assent.covenant.terms import Allowance, allowance
 from assent.covenant.values import Proposal
@@ -119,7 +120,7 @@ def refusal(excess: Iterable[Excess]) -> Justification:
     """The justification of a REJECT for what lies outside."""
     return Justification(
         "The offer is understood; parts of it lie outside of what this host accepts.",
-        tuple(Reason(one.about, f"needed: {one.wanted}", "incompatible") for one in excess),
+        tuple(Reason(_short(one.about), f"needed: {one.wanted}", "incompatible") for one in excess),
         (),
     )
 
@@ -152,6 +153,11 @@ def _of_sender(policy: Policy, role: str, sent: Allowance) -> Iterator[Excess]:
         outside_types = [kind for kind in sent.content_types if not _covered(kind, allowed)]
         if outside_types or not sent.content_types:
             yield Excess(about, f"content types among {', '.join(allowed)}")
+
+
+def _short(about: str) -> str:
+    """A reference to a term is no longer than a name; a role may be as long as that alone."""
+    return about.encode()[:NAME_MAX].decode(errors="ignore")
 
 
 def _covered(kind: str, allowed: tuple[str, ...]) -> bool:

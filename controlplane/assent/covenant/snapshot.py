@@ -169,6 +169,7 @@ def _amendment_body(amendment: Amendment) -> dict[str, object]:
     return {
         "proposer": amendment.proposer.bytes,
         "object": amendment.document.to_body(),
+        "sequence": amendment.sequence,
         "signatures": {str(agent): each for agent, each in amendment.signatures.items()},
         "rotation": amendment.rotation.to_body() if amendment.rotation else None,
     }
@@ -180,6 +181,7 @@ def _amendment(body: Mapping[str, Any]) -> Amendment:
         CovenantObject.from_body(body["object"]),
         {UUID(agent): each for agent, each in body["signatures"].items()},
         Rotation.from_body(body["rotation"]) if body["rotation"] else None,
+        body["sequence"],
     )
 
 
