@@ -1519,6 +1519,42 @@ class TestBench:
         ]
         assert shown[-1] == "strangers past it 0.720% of 1,000,000 (expected 0.700%)"
 
+    def test_covenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        result = {
+            "in_memory": {
+                "covenants_per_second": 1100, "floor_per_second": 1300, "floor_ratio": 1.2,
+                "tls_per_second": 900, "tls_ratio": 0.8,
+            },
+            "at_once": {
+                "covenants": 2000, "memory_mib": 90.5, "memory_before_mib": 80.5, "seconds": 7.5,
+                "covenants_per_second": 267,
+            },
+            "first_frame": {"p50_ms": 9.0, "p99_ms": 12.0, "max_ms": 13.0},
+            "quarantine": {"p50_ms": 1.5, "p99_ms": 3.0, "max_ms": 4.0},
+            "goals": {
+                "covenants_per_second": 1000, "memory_mib": 1024, "first_frame_p99_ms": 20.0,
+                "quarantine_p99_ms": 5.0,
+            },
+        }  # fmt: skip
+        asked: list[tuple[int, ...]] = []
+        monkeypatch.setattr(
+            "assent.bench.covenant.measure", lambda *counts: asked.append(counts) or result
+        )
+        assert json.loads(run(None, "bench", "covenant", "--json").stdout) == result
+        shown = run(None, "bench", "covenant", "--covenants", "2000", "--times", "7").stdout
+        assert asked == [(10_000, 60, 200), (2000, 7, 7)]
+        assert squeezed(shown) == [
+            "covenants a second 1,100 on one core (wanted: 1,000)",
+            "their signatures alone 1,300; a covenant takes 1.2 times as long",
+            "mutual TLS 1.3 900 handshakes a second; a covenant takes 0.8 times as long",
+            "2,000 at once 90.5 MiB, 80.5 MiB before (wanted: 1,024); 7.5 s, 267 a second",
+            "last BIND to first frame 9.0 ms in the median, 12.0 ms for 99 of 100 "
+            "(wanted: 20), 13.0 ms at most",
+            "verdict to first refusal 1.5 ms in the median, 3.0 ms for 99 of 100 "
+            "(wanted: 5), 4.0 ms at most",
+        ]
+        assert run(None, "bench", "covenant", "--covenants", "0").exit_code == 2
+
 
 class TestVersion:
     @pytest.mark.parametrize("args", [["--version"], ["version"]])

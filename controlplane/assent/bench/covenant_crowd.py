@@ -17,9 +17,9 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from assent.bench import daemon
 from assent.bench.agents import BLOCKS, Agents, accept_all
@@ -41,16 +41,17 @@ AT_ONCE: Final = 64
 """Covenants that are negotiated at the same time: as many offers of one agent may be undecided."""
 _STREAMS: Final = 125
 """On one connection; a listener takes 128."""
-_LOOPBACK: Final = "lo"
 _CONNECTIONS: Final = 50
 """From one address; a listener takes 64."""
+_LOOPBACK: Final = "lo"
+_T = TypeVar("_T")
 
 
 def measure(covenants: int = COVENANTS) -> dict[str, Any]:
     """Brings so many covenants up, and keeps them until all are there.
 
     Args:
-        covenants: How many; a listener takes 128,000 at most.
+        covenants: How many; an agent has 65,536 at most.
 
     Returns:
         {"covenants", "seconds", "covenants_per_second", "daemon_cpu_seconds", "memory_mib",
@@ -83,14 +84,19 @@ def measure(covenants: int = COVENANTS) -> dict[str, Any]:
         before = daemon.memory_mib(process)
         public_key = _introduce(client, identities)
         known, worked = daemon.memory_mib(process), daemon.cpu_seconds(process)
-        agents = Agents(public_key)
-        with asyncio.Runner(loop_factory=_ManyAddresses) as runner:
-            seconds = runner.run(_join_all(agents, identities, authority, port))
-            memory, cpu = daemon.memory_mib(process), daemon.cpu_seconds(process) - worked
+
+        def look() -> tuple[float, float]:
+            """The daemon's memory, and the CPU seconds that it took; it is not needed any more."""
+            found = daemon.memory_mib(process), daemon.cpu_seconds(process) - worked
             _check(client, covenants)
-            # The agents are still there, and go with the daemon: nothing has ended so far.
+            # The agents are still there, so that nothing has ended; nor need it, one by one.
             process.kill()
             process.wait()
+            return found
+
+        joining = _join_all(Agents(public_key), identities, authority, port, look)
+        with asyncio.Runner(loop_factory=_ManyAddresses) as runner:
+            seconds, (memory, cpu) = runner.run(joining)
     return {
         "covenants": covenants,
         "seconds": round(seconds, 3),
@@ -136,28 +142,41 @@ class _ManyAddresses(asyncio.SelectorEventLoop):
 
 
 async def _join_all(
-    agents: Agents, identities: Sequence[Identity], authority: Authority, port: int
-) -> float:
-    """Has every agent make its covenant; returns the seconds that it took."""
-    connectors = [
-        http2.Connector(
-            f"https://{NAME}:{port}{tls.PATH}",
-            tls.client_context(alpn=tls.ALPN_HTTP2, ca=authority.path),
-            agents,
-        )
-        for _ in range(-(-len(identities) // _STREAMS))
-    ]
-    waiting = iter(enumerate(identities))
+    agents: Agents,
+    identities: Sequence[Identity],
+    authority: Authority,
+    port: int,
+    look: Callable[[], _T],
+) -> tuple[float, _T]:
+    """Has every agent make its covenant.
 
-    async def work() -> None:
-        for number, identity in waiting:
-            await agents.join(identity, connectors[number // _STREAMS])
+    Returns:
+        The seconds that it took, and what `look` finds, which is called while all are in force.
+    """
+    url, waiting = f"https://{NAME}:{port}{tls.PATH}", iter(enumerate(identities))
+    async with contextlib.AsyncExitStack() as stack:
+        connectors = [
+            await stack.enter_async_context(
+                http2.Connector(
+                    url, tls.client_context(alpn=tls.ALPN_HTTP2, ca=authority.path), agents
+                )
+            )
+            for _ in range(-(-len(identities) // _STREAMS))
+        ]
 
-    started = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(AT_ONCE, len(identities))):
-            group.create_task(work())
-    return time.monotonic() - started
+        async def work() -> None:
+            for number, identity in waiting:
+                await agents.join(identity, connectors[number // _STREAMS])
+
+        started = time.monotonic()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(AT_ONCE, len(identities))):
+                    group.create_task(work())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        seconds = time.monotonic() - started
+        return seconds, await asyncio.to_thread(look)
 
 
 def _check(client: Client, covenants: int) -> None:

@@ -16,12 +16,12 @@ import asyncio
 import contextlib
 import secrets
 import time
-from math import ceil
 from statistics import median
 from typing import Any, Final
 
 from assent.bench.agents import Agents, accept_all
 from assent.bench.authority import NAME, Authority
+from assent.bench.figures import ms, p99
 from assent.bench.listening import free_port, listener
 from assent.bench.place import place, require_session
 from assent.bench.sentry import Sentry, posted, untagged
@@ -66,21 +66,16 @@ def measure(times: int = TIMES) -> dict[str, Any]:
         require_session(client)
         sentry = undo.enter_context(posted(where.instance, CHAPTER, "quarantined"))
         frame = untagged(rogue.cell_id, CellID(local.id.value)).hex()
-        connector = http2.Connector(
-            f"https://{NAME}:{port}{tls.PATH}",
-            tls.client_context(alpn=tls.ALPN_HTTP2, ca=authority.path),
-            agents := Agents(local.public_key),
-        )
-        rounds = _Rounds(client, sentry, frame, agents)
-        found = asyncio.run(rounds.run(rogue, connector, times))
+        rounds = _Rounds(client, sentry, frame, Agents(local.public_key))
+        found = asyncio.run(rounds.run(rogue, authority, port, times))
     taken, since_frame = ([one[side] for one in found] for side in range(2))
     return {
         "times": times,
-        "p50_ms": _ms(median(taken)),
-        "p99_ms": _ms(_p99(taken)),
-        "max_ms": _ms(max(taken)),
-        "frame_p50_ms": _ms(median(since_frame)),
-        "frame_p99_ms": _ms(_p99(since_frame)),
+        "p50_ms": ms(median(taken)),
+        "p99_ms": ms(p99(taken)),
+        "max_ms": ms(max(taken)),
+        "frame_p50_ms": ms(median(since_frame)),
+        "frame_p99_ms": ms(p99(since_frame)),
     }
 
 
@@ -101,10 +96,12 @@ class _Rounds:
         self._agents = agents
 
     async def run(
-        self, rogue: Identity, connector: http2.Connector, times: int
+        self, rogue: Identity, authority: Authority, port: int, times: int
     ) -> list[tuple[int, int]]:
         """Nanoseconds from the verdict, and from the frame, for each round."""
-        async with connector:
+        url = f"https://{NAME}:{port}{tls.PATH}"
+        trust = tls.client_context(alpn=tls.ALPN_HTTP2, ca=authority.path)
+        async with http2.Connector(url, trust, self._agents) as connector:
             link = await self._agents.join(rogue, connector)
             handle = await asyncio.to_thread(self._handle)
             found = [await self._once(link, handle) for _ in range(times)]
@@ -164,11 +161,3 @@ def _verdict_time(news: Happened) -> int:
     if news.violation is None or not news.violation.evidence_chain:
         raise FailedPrecondition(f"a verdict without evidence: {news.text}")
     return news.violation.evidence_chain[0].timestamp * 1_000
-
-
-def _p99(taken: list[int]) -> int:
-    return sorted(taken)[ceil(0.99 * len(taken)) - 1]
-
-
-def _ms(ns: float) -> float:
-    return round(ns / 1e6, 3)

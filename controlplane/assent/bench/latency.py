@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from math import ceil
 from statistics import median
 from typing import Any, Final
 
+from assent.bench.figures import ms, p99
 from assent.bench.place import place, require_session
 from assent.bench.sentry import posted, untagged
 from assent.client import Client
@@ -61,10 +61,10 @@ def measure(times: int = TIMES) -> dict[str, Any]:
                 _consent(client, common_pb2.CONSENT_STANDING)
     return {
         "times": times,
-        "p50_ms": _ms(median(taken)),
-        "p99_ms": _ms(sorted(taken)[ceil(0.99 * times) - 1]),
-        "max_ms": _ms(max(taken)),
-        "call_p50_ms": _ms(median(calls)),
+        "p50_ms": ms(median(taken)),
+        "p99_ms": ms(p99(taken)),
+        "max_ms": ms(max(taken)),
+        "call_p50_ms": ms(median(calls)),
         "kernel": os.uname().release,
     }
 
@@ -85,7 +85,3 @@ def _introduce(client: Client) -> tuple[CellID, CellID]:
 
 def _consent(client: Client, consent: common_pb2.Consent) -> None:
     client.cells.SetConsent(cells_pb2.SetConsentRequest(cell=_PEER, consent=consent))
-
-
-def _ms(ns: float) -> float:
-    return round(ns / 1e6, 3)

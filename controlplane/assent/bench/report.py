@@ -107,3 +107,38 @@ def install_section(result: Mapping[str, Any]) -> list[str]:
         f"| into the maps alone | {maps['seconds']} | {maps['cpu_seconds']} | "
         f"{maps['cells_per_second']:,} | at most {install.GOAL_MAPS_S:g} s |",
     ]
+
+
+def covenant_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.covenant.measure` returned."""
+    memory, crowd, goals = result["in_memory"], result["at_once"], result["goals"]
+    first, quarantine = result["first_frame"], result["quarantine"]
+    return [
+        f"Covenants: in memory, both sides on one core, median of {memory['rounds']} rounds of "
+        f"{memory['covenants']}; the ratio is to a covenant's time. {crowd['covenants']:,} in one "
+        f"daemon took {crowd['seconds']} s ({crowd['covenants_per_second']:,} a second), of which "
+        f"the daemon's CPU {crowd['daemon_cpu_seconds']} s.",
+        "",
+        "| in memory | a second | ratio | wanted |",
+        "|---|---|---|---|",
+        f"| full covenants | {memory['covenants_per_second']:,} | 1 | "
+        f"at least {goals['covenants_per_second']:,} |",
+        f"| their {memory['signatures']} signatures alone, made and verified | "
+        f"{memory['floor_per_second']:,} | {memory['floor_ratio']} | |",
+        f"| TLS 1.3 handshakes, certificates on both sides | {memory['tls_per_second']:,} | "
+        f"{memory['tls_ratio']} | |",
+        "",
+        "| in daemons | median | 99 of 100 | longest | wanted |",
+        "|---|---|---|---|---|",
+        f"| {crowd['covenants']:,} covenants at once, MiB ({crowd['memory_before_mib']} before) | "
+        f"{crowd['memory_mib']} | | | at most {goals['memory_mib']:,} |",
+        f"| last BIND to first admitted frame, ms | {first['p50_ms']} | {first['p99_ms']} | "
+        f"{first['max_ms']} | at most {goals['first_frame_p99_ms']:g} |",
+        f"| of that, until the offerer agreed | {first['agreed_p50_ms']} | | | |",
+        f"| of that, until the sender had its flow | {first['flow_p50_ms']} | | | |",
+        f"| AIOS's verdict to first refused frame, ms | {quarantine['p50_ms']} | "
+        f"{quarantine['p99_ms']} | {quarantine['max_ms']} | "
+        f"at most {goals['quarantine_p99_ms']:g} |",
+        f"| the same from the offending frame | {quarantine['frame_p50_ms']} | "
+        f"{quarantine['frame_p99_ms']} | | |",
+    ]

@@ -21,6 +21,7 @@ def register(root: typer.Typer) -> None:
     noun.command()(latency)
     noun.command()(scale)
     noun.command()(install)
+    noun.command()(covenant)
     noun.command("all")(all_)
     root.add_typer(noun, name="bench")
 
@@ -102,11 +103,37 @@ def install(
         _show_install(result)
 
 
+def covenant(
+    ctx: typer.Context,
+    covenants: Annotated[
+        int | None, typer.Option(min=1, max=60_000, help="At once; 10,000 if left out.")
+    ] = None,
+    times: Annotated[
+        int | None, typer.Option(min=1, help="Rounds of what gates are timed in; 60 and 200.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure covenants: a second in memory, at once in a daemon, and how fast gates follow."""
+    from assent.bench import covenant_crowd, covenant_gate, covenant_quarantine
+    from assent.bench.covenant import measure
+    from assent.cli import render
+
+    result = measure(
+        covenants or covenant_crowd.COVENANTS,
+        times or covenant_gate.TIMES,
+        times or covenant_quarantine.TIMES,
+    )
+    if wants_json(ctx, json):
+        render.print_json(result)
+    else:
+        _show_covenant(result)
+
+
 def all_(
     output: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")],
 ) -> None:
     """Measure everything and write a table with the machine and the kernel in it."""
-    from assent.bench import install, latency, report, scale, verdict
+    from assent.bench import covenant, install, latency, report, scale, verdict
     from assent.cli import render
 
     table = report.markdown(
@@ -114,6 +141,7 @@ def all_(
         report.latency_section(latency.measure()),
         report.scale_section(scale.measure()),
         report.install_section(install.measure()),
+        report.covenant_section(covenant.measure()),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(table)
@@ -169,6 +197,32 @@ def _show_install(result: Mapping[str, Any]) -> None:
     }
     memory = f"{api['memory_mib']} MiB, {api['memory_before_mib']} MiB before"
     render.fields({"cells": result["cells"], **rows, "daemon": memory})
+
+
+def _show_covenant(result: Mapping[str, Any]) -> None:
+    from assent.cli import render
+
+    memory, crowd, goals = result["in_memory"], result["at_once"], result["goals"]
+    first, quarantine = result["first_frame"], result["quarantine"]
+    render.fields(
+        {
+            "covenants a second": f"{memory['covenants_per_second']:,} on one core "
+            f"(wanted: {goals['covenants_per_second']:,})",
+            "their signatures alone": f"{memory['floor_per_second']:,}; a covenant takes "
+            f"{memory['floor_ratio']} times as long",
+            "mutual TLS 1.3": f"{memory['tls_per_second']:,} handshakes a second; a covenant takes "
+            f"{memory['tls_ratio']} times as long",
+            f"{crowd['covenants']:,} at once": f"{crowd['memory_mib']} MiB, "
+            f"{crowd['memory_before_mib']} MiB before (wanted: {goals['memory_mib']:,}); "
+            f"{crowd['seconds']} s, {crowd['covenants_per_second']:,} a second",
+            "last BIND to first frame": f"{first['p50_ms']} ms in the median, "
+            f"{first['p99_ms']} ms for 99 of 100 (wanted: {goals['first_frame_p99_ms']:g}), "
+            f"{first['max_ms']} ms at most",
+            "verdict to first refusal": f"{quarantine['p50_ms']} ms in the median, "
+            f"{quarantine['p99_ms']} ms for 99 of 100 (wanted: {goals['quarantine_p99_ms']:g}), "
+            f"{quarantine['max_ms']} ms at most",
+        }
+    )
 
 
 def _show(result: Mapping[str, Any]) -> None:

@@ -118,10 +118,29 @@ class Amendment:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of a covenant that all parties have signed."""
+    """A version of a covenant that all parties have signed.
 
-    document: CovenantObject
+    Attributes:
+        draft: What they have signed.
+        signatures: By agent.
+        rotation: The change of a key that came with it.
+    """
+
+    draft: CovenantObject
+    signatures: Mapping[UUID, bytes]
     rotation: Rotation | None = None
+
+    @property
+    def document(self) -> CovenantObject:
+        """The object with everybody's signature in its place."""
+        return signed(self.draft, self.signatures)
+
+    @classmethod
+    def of(cls, document: CovenantObject, rotation: Rotation | None) -> Version:
+        """What `document` was made of."""
+        signatures = {one.agent_id: one.bind_signature for one in document.agents}
+        agents = tuple(one.unsigned for one in document.agents)
+        return cls(replace(document, agents=agents), signatures, rotation)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,7 +157,8 @@ class Covenant:
         order: All agents' UUIDs, in the order of the OFFER.
         state: Where it stands.
         covenant_id: 0 until assigned.
-        document: The version that is being made or in force; signed once in force.
+        document: The version that is being made or in force, unsigned.
+        signature: Our own, over the first version.
         history: All versions that were in force, oldest first.
         past: Those of the covenants that it follows, oldest covenant first.
         timers: Of its terms.
@@ -172,6 +192,7 @@ class Covenant:
     state: State = State.IDLE
     covenant_id: int = 0
     document: CovenantObject | None = None
+    signature: bytes = b""
     history: list[Version] = field(default_factory=list)
     past: list[tuple[Version, ...]] = field(default_factory=list)
     timers: Timers = field(default_factory=Timers)
@@ -214,7 +235,7 @@ class Covenant:
     @property
     def version(self) -> int:
         """In force, or last in force; 0 before."""
-        return self.history[-1].document.version if self.history else 0
+        return self.history[-1].draft.version if self.history else 0
 
     def links(self) -> Iterator[Link]:
         """The transports by which its parties are reached, each once."""

@@ -27,7 +27,6 @@ from assent.covenant.agreement import (
     Timer,
     Version,
     proposal_of,
-    signed,
 )
 from assent.covenant.desk import Desk
 from assent.covenant.document import (
@@ -397,10 +396,9 @@ class Fellowship:
 
     def _take_over(self, covenant: Covenant, amendment: Amendment, now: int) -> None:
         """A new version is in force."""
-        document = signed(amendment.document, amendment.signatures)
-        covenant.document = document
+        document = covenant.document = amendment.document
         covenant.lapsed.clear()
-        covenant.history.append(Version(document, amendment.rotation))
+        covenant.history.append(Version(document, dict(amendment.signatures), amendment.rotation))
         covenant.proposal = proposal_of(document, durable=covenant.durable)
         for party in covenant.parties.values():
             party.signature = amendment.signatures.get(party.agent_id, party.signature)
@@ -464,10 +462,10 @@ class Fellowship:
 
     def _repeat_acceptance(self, covenant: Covenant, party: Party) -> None:
         """Says again that we have signed the version in force, to a proposer that missed it."""
-        document, version = covenant.document, covenant.history[-1]
-        if document is None or version.document.version < 2:
+        version = covenant.history[-1]
+        document, signatures = version.draft, version.signatures
+        if document.version < 2:
             return
-        own = next(one for one in document.agents if one.agent_id == covenant.agent_id)
         digest = terms_hash(document.terms)
         confirmation = AgentConfirmation(
             covenant.agent_id,
@@ -475,14 +473,12 @@ class Fellowship:
             self._desk.sign(covenant, confirmation_bytes(digest)),
         )
         extensions: dict[str, object] = {
-            "bind_signature": own.bind_signature,
+            "bind_signature": signatures[covenant.agent_id],
             "covenant_version": document.version,
         }
         if covenant.multi:
             # It may have missed others as well.
-            extensions["signatures"] = {
-                str(one.agent_id): one.bind_signature for one in document.agents
-            }
+            extensions["signatures"] = {str(one): each for one, each in signatures.items()}
         payload = Accept(covenant.covenant_id, digest, confirmation, extensions)
         self._desk.send(covenant, FrameType.ACCEPT, payload, to=party)
 

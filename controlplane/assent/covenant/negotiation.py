@@ -17,7 +17,7 @@ Everything of a frame is checked before anything changes.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -308,9 +308,8 @@ class Negotiation:
             return
         draft = covenant.draft(1, covenant.proposal, self._desk.wall())
         own = self._desk.sign(covenant, bind_bytes(draft))
-        document = signed(draft, {covenant.agent_id: own})
-        self._send_bind(covenant, document, [covenant.agent_id], mutual=not covenant.multi)
-        covenant.document = document
+        self._send_bind(covenant, draft, {covenant.agent_id: own}, mutual=not covenant.multi)
+        covenant.document, covenant.signature = draft, own
         covenant.step(Input.SEND_BIND)
         covenant.arm(Timer.BIND, now, covenant.timers.bind)
         self._desk.tell(covenant, "bound", "signed by us")
@@ -327,7 +326,6 @@ class Negotiation:
         signature = _signature_in(bind, party.agent_id)
         verify(party.public_key, bind_bytes(document), signature)
         party.signature = signature
-        covenant.document = signed(document, {party.agent_id: signature})
         self._desk.tell(covenant, "bound", "signed by a party", agent_id=party.agent_id)
         if not covenant.multi:
             if what is Input.RECEIVE_MUTUAL_BIND:
@@ -335,7 +333,7 @@ class Negotiation:
                 self._in_force(covenant, now)
             return
         if all(each.signature for each in covenant.parties.values()):
-            self._send_bind(covenant, covenant.document, covenant.order, mutual=True)
+            self._send_bind(covenant, document, _signatures(covenant), mutual=True)
             covenant.step(Input.RECEIVE_MUTUAL_BIND)
             self._in_force(covenant, now)
 
@@ -361,12 +359,13 @@ class Negotiation:
         if document.id != covenant.covenant_id:
             self._enter(covenant, document.id)
         own = desk.sign(covenant, to_sign)
-        document = signed(document, {party.agent_id: signature, covenant.agent_id: own})
-        both = [party.agent_id, covenant.agent_id]
         mutual = what is Input.RECEIVE_MUTUAL_BIND and not covenant.multi
-        self._send_bind(covenant, document, both[1:] if covenant.multi else both, mutual=mutual)
+        signatures = {covenant.agent_id: own}
+        if not covenant.multi:
+            signatures[party.agent_id] = signature
+        self._send_bind(covenant, document, signatures, mutual=mutual)
         party.signature = signature
-        covenant.document = document
+        covenant.document, covenant.signature = document, own
         covenant.step(what)
         covenant.arm(Timer.BIND, now, covenant.timers.bind)
         desk.tell(covenant, "bound", "signed by the offerer and by us")
@@ -386,7 +385,6 @@ class Negotiation:
         signatures = {agent_id: _signature_in(bind, agent_id) for agent_id in covenant.parties}
         for agent_id, signature in signatures.items():
             verify(covenant.parties[agent_id].public_key, to_sign, signature)
-        covenant.document = signed(document, signatures)
         for agent_id, signature in signatures.items():
             covenant.parties[agent_id].signature = signature
         covenant.step(what)
@@ -402,7 +400,9 @@ class Negotiation:
         expected = covenant.draft(1, covenant.proposal, document.creation_time)
         if bind.covenant_id != frame.covenant_id or document.id != frame.covenant_id:
             raise TermsDiffer("BIND: the covenant ids differ")
-        if bind_bytes(replace(expected, id=document.id)) != bind_bytes(document):
+        if expected.id != document.id:
+            expected = replace(expected, id=document.id)
+        if not _is_same(document, expected):
             raise TermsDiffer("BIND: the covenant object is not what was offered")
         if bind.covenant_version != 1:
             raise TermsDiffer("BIND: the first version is 1")
@@ -410,18 +410,22 @@ class Negotiation:
             raise TermsDiffer("BIND: the terms hash is not that of the offer")
         if abs(document.creation_time - self._desk.wall()) > CREATION_SLACK_US:
             raise TermsDiffer("BIND: the creation time is not now")
-        return document
+        return expected
 
     def _send_bind(
         self,
         covenant: Covenant,
         document: CovenantObject,
-        signers: Iterable[UUID],
+        signatures: Mapping[UUID, bytes],
         *,
         mutual: bool,
     ) -> None:
-        by_id = {agent.agent_id: agent for agent in document.agents}
-        bound: tuple[BoundAgent, ...] = tuple(by_id[agent_id] for agent_id in signers)
+        """Sends the object, unsigned, and beside it the signatures that are there."""
+        bound = tuple(
+            BoundAgent(one.agent_id, one.role, one.public_key, signatures[one.agent_id])
+            for one in document.agents
+            if one.agent_id in signatures
+        )
         flags = FrameFlag.MUTUAL if mutual else FrameFlag(0)
         if covenant.multi:
             flags |= FrameFlag.MULTI
@@ -433,7 +437,7 @@ class Negotiation:
         assert document is not None  # noqa: S101 - made by the caller
         if covenant.history:
             covenant.past.append(tuple(covenant.history))
-        covenant.history = [Version(document)]
+        covenant.history = [Version(document, _signatures(covenant))]
         self._activate(covenant, now)
 
 
@@ -468,9 +472,20 @@ def _check_bindable(covenant: Covenant, offer: Offer) -> None:
         encode(Bind(0xFFFF_FFFF, 1, terms_hash(full.terms), full.agents, full))
 
 
+def _signatures(covenant: Covenant) -> dict[UUID, bytes]:
+    """All signatures over the first version."""
+    others = {agent_id: party.signature for agent_id, party in covenant.parties.items()}
+    return {covenant.agent_id: covenant.signature, **others}
+
+
+def _is_same(document: CovenantObject, own: CovenantObject) -> bool:
+    """Whether a peer's object is ours but for the signatures that it may hold."""
+    return document.encoded == own.encoded or document.digest == own.digest
+
+
 def _check_same(bind: Bind, document: CovenantObject) -> None:
     """Whether a BIND speaks of the object that we have signed."""
-    if bind_bytes(bind.covenant_object) != bind_bytes(document):
+    if not _is_same(bind.covenant_object, document):
         raise TermsDiffer("BIND: the covenant object is not the one that we have signed")
     if bind.covenant_id != document.id or bind.covenant_version != document.version:
         raise TermsDiffer("BIND: the covenant id or version is another one")

@@ -49,6 +49,7 @@ def dump(covenant: Covenant) -> bytes:
         "tx": [covenant.tx_sequence, covenant.tx_time],
         "amendment": _amendment_body(covenant.amendment) if covenant.amendment else None,
         "lapsed": [_amendment_body(one) for one in covenant.lapsed],
+        "signature": covenant.signature,
         "leaving": covenant.leaving,
         "notice_ends": covenant.notice_ends,
         "questions": covenant.questions.to_body() if covenant.questions else None,
@@ -84,7 +85,7 @@ def load(raw: bytes) -> Covenant:
         tuple(UUID(bytes=agent) for agent in body["order"]),
         state=State(body["state"]),
         covenant_id=body["id"],
-        document=history[-1].document if history else None,
+        document=history[-1].draft if history else None,
         history=history,
         past=[tuple(_version(one) for one in versions) for versions in body["past"]],
         timers=Timers.of(proposal.terms),
@@ -93,6 +94,7 @@ def load(raw: bytes) -> Covenant:
         tx_time=body["tx"][1],
         amendment=_amendment(body["amendment"]) if body["amendment"] else None,
         lapsed=[_amendment(one) for one in body["lapsed"]],
+        signature=body["signature"],
         leaving=body["leaving"],
         notice_ends=body["notice_ends"],
         questions=Defer.from_body(body["questions"]) if body["questions"] else None,
@@ -162,7 +164,7 @@ def _version_body(version: Version) -> dict[str, object]:
 
 def _version(body: Mapping[str, Any]) -> Version:
     rotation = Rotation.from_body(body["rotation"]) if body["rotation"] else None
-    return Version(CovenantObject.from_body(body["object"]), rotation)
+    return Version.of(CovenantObject.from_body(body["object"]), rotation)
 
 
 def _amendment_body(amendment: Amendment) -> dict[str, object]:
