@@ -3,7 +3,8 @@
 
 Only the daemon's event loop uses a store, so a transaction is never interleaved with another. Every
 commit reaches the disk before it returns (synchronous=FULL): what an API call acknowledged survives
-a power cut.
+a power cut. The exceptions are what sessions leave behind: they end with a boot, so it is enough
+that it outlives the daemon.
 """
 
 from __future__ import annotations
@@ -115,11 +116,18 @@ class Store:
         self._db.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing: an exception inside takes back what was written. Nests by joining."""
+    def transaction(self, *, synced: bool = True) -> Iterator[None]:
+        """All or nothing: an exception inside takes back what was written. Nests by joining.
+
+        Args:
+            synced: Whether it is to survive a power cut, or only the daemon; that of the outermost
+                one counts.
+        """
         if self._depth:
             yield
             return
+        if not synced:
+            self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("BEGIN IMMEDIATE")
         self._depth = 1
         try:
@@ -131,6 +139,8 @@ class Store:
             raise
         finally:
             self._depth = 0
+            if not synced:
+                self._db.execute("PRAGMA synchronous = FULL")
 
     # Cells
 
@@ -233,6 +243,11 @@ class Store:
         ).fetchone()
         return local, total - local
 
+    def locals_count(self) -> int:
+        """How many local cells there are; cheap however many remote ones there are."""
+        (count,) = self._db.execute("SELECT count(*) FROM cells WHERE local = 1").fetchone()
+        return int(count)
+
     def set_consent(self, remote: CellID, consent: Consent) -> None:
         """Sets what the local cells agreed to.
 
@@ -274,9 +289,10 @@ class Store:
 
     def set_mac(self, remote: CellID, mac: bytes) -> None:
         """Remembers where a remote cell was seen; a cell that is gone is not an error."""
-        self._db.execute(
-            "UPDATE cells SET mac = ? WHERE id = ? AND local = 0", (mac, bytes(remote))
-        )
+        with self.transaction(synced=False):
+            self._db.execute(
+                "UPDATE cells SET mac = ? WHERE id = ? AND local = 0", (mac, bytes(remote))
+            )
 
     def delete_cell(self, cell: CellID) -> None:
         """Removes a cell with its keys, grants and sessions.
@@ -438,21 +454,22 @@ class Store:
 
     def put_session(self, session: StoredSession) -> None:
         """Records a live session; it takes the place of the pair's former one."""
-        self._db.execute(
-            f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-            (
-                session.id,
-                bytes(session.remote),
-                bytes(session.local),
-                session.epoch,
-                int(session.initiator),
-                session.mac,
-                session.established_at,
-                session.clock_offset,
-                session.clock_ahead,
-                session.mtu,
-            ),
-        )
+        with self.transaction(synced=False):
+            self._db.execute(
+                f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (
+                    session.id,
+                    bytes(session.remote),
+                    bytes(session.local),
+                    session.epoch,
+                    int(session.initiator),
+                    session.mac,
+                    session.established_at,
+                    session.clock_offset,
+                    session.clock_ahead,
+                    session.mtu,
+                ),
+            )
 
     def session(self, remote: CellID, local: CellID) -> StoredSession | None:
         """The live session of a pair."""
@@ -469,16 +486,18 @@ class Store:
 
     def next_session_id(self) -> int:
         """A number for a new session: from 1, 32 bits, each other than the ones before."""
-        (ident,) = self._db.execute(
-            "UPDATE session_ids SET last = last % 4294967295 + 1 RETURNING last"
-        ).fetchone()
-        return int(ident)
+        with self.transaction(synced=False):
+            (ident,) = self._db.execute(
+                "UPDATE session_ids SET last = last % 4294967295 + 1 RETURNING last"
+            ).fetchone()
+            return int(ident)
 
     def delete_session(self, remote: CellID, local: CellID) -> None:
         """Forgets the session of a pair; none is not an error."""
-        self._db.execute(
-            "DELETE FROM sessions WHERE remote = ? AND local = ?", (bytes(remote), bytes(local))
-        )
+        with self.transaction(synced=False):
+            self._db.execute(
+                "DELETE FROM sessions WHERE remote = ? AND local = ?", (bytes(remote), bytes(local))
+            )
 
     # Memory of handshakes
 
@@ -498,20 +517,21 @@ class Store:
 
         A time in the far future is kept at the limit of its column, which refuses all others too.
         """
-        self._db.execute(
-            "INSERT INTO handshakes (remote, local, last_timestamp, newest_hail, last_epoch) "
-            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (remote, local) DO UPDATE SET "
-            "last_timestamp = max(last_timestamp, excluded.last_timestamp), "
-            "newest_hail = max(newest_hail, excluded.newest_hail), "
-            "last_epoch = max(last_epoch, excluded.last_epoch)",
-            (
-                bytes(remote),
-                bytes(local),
-                min(memory.last_timestamp, _INT_MAX),
-                min(memory.newest_hail, _INT_MAX),
-                memory.last_epoch,
-            ),
-        )
+        with self.transaction(synced=False):
+            self._db.execute(
+                "INSERT INTO handshakes (remote, local, last_timestamp, newest_hail, last_epoch) "
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT (remote, local) DO UPDATE SET "
+                "last_timestamp = max(last_timestamp, excluded.last_timestamp), "
+                "newest_hail = max(newest_hail, excluded.newest_hail), "
+                "last_epoch = max(last_epoch, excluded.last_epoch)",
+                (
+                    bytes(remote),
+                    bytes(local),
+                    min(memory.last_timestamp, _INT_MAX),
+                    min(memory.newest_hail, _INT_MAX),
+                    memory.last_epoch,
+                ),
+            )
 
 
 def _cell(row: tuple[Any, ...]) -> LocalCell | RemoteCell:
