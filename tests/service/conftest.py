@@ -315,6 +315,10 @@ class Host:
     async def start(self) -> None:
         """Starts the daemon."""
         self.launch()
+        await self.answers()
+
+    async def answers(self) -> None:
+        """Waits until the daemon's API answers."""
 
         async def answers() -> bool:
             if self.process is None or self.process.poll() is not None:

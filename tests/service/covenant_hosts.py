@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import hashlib
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cbor2
-import grpc.aio
 
 from assent.dataplane.btf import Btf, Record
 from assent.dataplane.libbpf import Map, Program
 from assent.dataplane.objects import packaged
-from assent.dataplane.tables import Direction
+from assent.dataplane.reasons import reasons
+from assent.dataplane.tables.counters import CounterTable
+from assent.dataplane.tables.flows import FlowTable
 from assent.service.handshakes import wall_clock
-from assent.v1 import common_pb2, keys_pb2, sessions_pb2
+from assent.v1 import cells_pb2, common_pb2, sessions_pb2
 from assent.v1 import covenants_pb2 as pb
 from assent.v1.covenants_pb2_grpc import CovenantsStub
 from assent.wire.cellid import CellID
@@ -30,13 +30,12 @@ from assent.wire.fabric import ETHERTYPE, Flags, Header, padded_len, signed_byte
 from assent.wire.siphash import siphash24
 
 from .conftest import (
-    PSK,
+    INTERFACE,
     WAIT_SECONDS,
     Api,
     Host,
     Place,
     by_name,
-    daemon_in,
     eventually,
 )
 
@@ -48,6 +47,8 @@ COVENANTED = pb.COVENANT_STATE_COVENANTED
 AMENDING = pb.COVENANT_STATE_AMENDING
 REVOKING = pb.COVENANT_STATE_REVOKING
 TERMINATED = pb.COVENANT_STATE_TERMINATED
+
+IN_FORCE = {COVENANTED, AMENDING, REVOKING}
 
 WINDOW = 64
 TEXT = "text/plain"
@@ -64,14 +65,13 @@ QUESTIONS = pb.Deferral(
 )
 _GATE = Btf.from_object(packaged("gate"))
 _FLAGS = _GATE.enum("assent_session_flag")
-_REASONS = {
-    number: name.removeprefix("ASSENT_").removeprefix("DROP_").lower()
-    for name, number in _GATE.enum("assent_reason").items()
-}
 
 
 def terms(
-    *limits: pb.Constraint, flows: Sequence[int] = (1,), types: Sequence[str] = (), both: bool = False
+    *limits: pb.Constraint,
+    flows: Sequence[int] = (1,),
+    types: Sequence[str] = (),
+    both: bool = False,
 ) -> pb.Terms:
     """The initiator may send on some flows, each with a window of WINDOW blocks."""
     return pb.Terms(
@@ -124,6 +124,15 @@ def proposal(
         ),
         durable=durable,
     )
+
+
+def flags_of(entry: Record) -> set[str]:
+    """What the gate has been told of a pair."""
+    return {
+        flag.removeprefix("ASSENT_SESSION_").lower()
+        for flag, bit in _FLAGS.items()
+        if entry.flags & bit
+    }
 
 
 class Side:
@@ -203,6 +212,29 @@ class Side:
         ]
         return next(filter(None, found), "")
 
+    def derived(self) -> list[str]:
+        """What the store holds of covenants in force: gates, and keys that nobody has set."""
+        return [
+            row
+            for row in self.place.rows()
+            if 'INTO "covenant_gates"' in row
+            or ('INTO "psks"' in row and not row.endswith("NULL);"))
+        ]
+
+    async def open_for(self, name: str) -> bool:
+        """Whether a peer's data passes: gate, store and API must say the same."""
+        stored = any('INTO "covenant_gates"' in row for row in self.derived())
+        in_force = any(
+            peer.name == name
+            for one in await self.list()
+            if one.state in IN_FORCE
+            for peer in one.peers
+        )
+        gate = "covenanted" in await self.says(name)
+        found = {"stored": stored, "in force": in_force, "open": gate}
+        assert len(set(found.values())) == 1, f"{self.name}: {found}"
+        return gate
+
     # Sessions and the gate
 
     def entry(self, remote: CellID, local: CellID) -> Record | None:
@@ -212,20 +244,21 @@ class Side:
 
     async def cell(self, name: str = "") -> CellID:
         """A cell, this host's own where no name is given."""
-        from assent.v1 import cells_pb2
-
         request = cells_pb2.GetCellRequest(cell=by_name(name or self.name))
         return CellID((await self.api.cells.Get(request)).id.value)
+
+    async def pair(self, name: str) -> Record:
+        """A peer's pair as the gate has it."""
+        entry = self.entry(await self.cell(name), await self.cell())
+        assert entry is not None
+        return entry
 
     async def says(self, name: str) -> set[str]:
         """What the gate has been told of a peer: "covenanted", "quarantined", ..."""
         entry = self.entry(await self.cell(name), await self.cell())
-        assert entry is not None
-        return {
-            flag.removeprefix("ASSENT_SESSION_").lower()
-            for flag, bit in _FLAGS.items()
-            if entry.flags & bit
-        }
+        if entry is None:
+            return set()
+        return flags_of(entry)
 
     async def windows(self, name: str) -> dict[int, int]:
         """The windows of the session with a peer, by flow."""
@@ -242,24 +275,35 @@ class Side:
         other: Side,
         flow: int = 1,
         size: int = 0,
-        *,
-        late: Side | None = None,
         **fields: Any,
     ) -> str:
         """What the other's gate makes of a frame of the session, as if it had arrived."""
-        session = await self.api.session(other.name)
-        assert session is not None, "no session"
-        raw = await self.frame(session, flow, size, **fields)
-        return other.decide(raw)
+        return other.decide((await self.voice(other))(flow, size, **fields))
 
-    async def frame(
-        self, session: sessions_pb2.Session, flow: int = 1, size: int = 0, **fields: Any
+    async def voice(self, other: Side) -> Callable[..., bytes]:
+        """Makes frames of the session with another host, whatever becomes of that."""
+
+        async def keys() -> tuple[sessions_pb2.Session, bytes] | None:
+            session = await self.api.session(other.name)
+            if session is not None:
+                path = self.place.config.run_dir / "sessions" / f"{session.id}.key"
+                with contextlib.suppress(FileNotFoundError):  # it was renewed meanwhile
+                    return session, cbor2.loads(path.read_bytes())["tx_header"]
+            return None
+
+        session, key = await eventually(keys, f"{self.name} is in session with {other.name}")
+        return partial(self._frame, session, key)
+
+    def _frame(
+        self,
+        session: sessions_pb2.Session,
+        key: bytes,
+        flow: int = 1,
+        size: int = 0,
+        **fields: Any,
     ) -> bytes:
-        """A frame of a session of ours."""
-        keys = self.place.config.run_dir / "sessions" / f"{session.id}.key"
-        key = cbor2.loads(keys.read_bytes())["tx_header"]
-        # Flow 0 is the daemon's own: far from its numbers, and never in their way.
-        seq = next(self._numbers) + (0 if flow else 1 << 20)
+        # Flow 0 is the daemon's own: ahead of its numbers, which the replay window still has.
+        seq = next(self._numbers) + (0 if flow else session.flows[0].tx_seq + 400)
         header = Header(
             CellID(session.local.value),
             CellID(session.remote.value),
@@ -275,36 +319,95 @@ class Side:
         return EthernetHeader(b"\x02" * 6, b"\x04" * 6, ETHERTYPE).encode() + body
 
     def decide(self, frame: bytes) -> str:
-        """What our gate makes of a frame, by the counter that moves."""
-        before = self._counters()
+        """What our gate makes of a frame, by the counter that moves; without the daemon."""
+        before = self.counts()
         with Program.open_pinned(self.place.pins / "programs" / "gate") as gate:
             gate.test_run(frame)
-        after = self._counters()
-        moved = [name for name in after if after[name] != before[name] and name != "admitted"]
-        return moved[0] if moved else "admitted"
+        after = self.counts()
+        # Flow 0 of the daemons may be admitted meanwhile; nothing else goes on.
+        refused = [name for name in after if after[name] > before[name] and name != "admitted"]
+        assert len(refused) <= 1
+        return refused[0] if refused else "admitted"
 
-    def _counters(self) -> dict[str, int]:
-        """Frames by reason, arriving, at all interfaces."""
-        layout = _GATE.map_value("counters")
-        with Map.open_pinned(self.place.pins / "maps" / "counters") as table:
-            found = dict(table.items_per_cpu())
-        totals: dict[str, int] = dict.fromkeys(_REASONS.values(), 0)
-        for key, values in found.items():
-            number = int.from_bytes(key, "little")
-            name = _REASONS.get(number % (len(_REASONS) + 0))
-            if name is not None:
-                totals[name] += sum(layout.unpack(value).frames for value in values)
-        return totals
+    def counts(self) -> dict[str, int]:
+        """Arriving frames, by verdict."""
+        maps = self.place.pins / "maps"
+        with (
+            Map.open_pinned(maps / "counters") as counters,
+            Map.open_pinned(maps / "interfaces") as interfaces,
+        ):
+            totals = CounterTable(_GATE, counters, interfaces, reasons()).read()
+        return {name: count.frames for name, count in totals.items()}
+
+    def lease(self) -> tuple[int, int]:
+        """How long the gate lets data of leased covenants pass, and now; monotonic ns."""
+        (value,) = self.place.map("config").values()
+        return int(_GATE.map_value("config").unpack(value).lease_until), time.monotonic_ns()
+
+    def end_lease(self) -> None:
+        """As if the daemon had not renewed it for long."""
+        layout = _GATE.map_value("config")
+        with Map.open_pinned(self.place.pins / "maps" / "config") as table:
+            config = layout.unpack(table.lookup(bytes(4)) or b"")
+            table.update(bytes(4), config.replace(lease_until=1).pack())
 
     async def open_flow(self, name: str, flow: int = 1) -> None:
         """As an endpoint does that takes the flow's frames."""
-        entry = self.entry(await self.cell(name), await self.cell())
-        assert entry is not None and flow < entry.flow_count
+        entry = await self.pair(name)
+        assert flow < entry.flow_count
         layout = _GATE.map_value("flows")
-        from assent.dataplane.tables.flows import FlowTable
-
         with (
             Map.open_pinned(self.place.pins / "maps" / "flows") as table,
             contextlib.closing(FlowTable(table, layout)) as flows,
         ):
             flows.set_open(entry.flow_base + flow, True)
+
+
+@contextlib.asynccontextmanager
+async def entered(*hosts: Host) -> AsyncIterator[list[Side]]:
+    """The running daemons of some hosts."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            Side(host.name, host.place, await stack.enter_async_context(host.enter()))
+            for host in hosts
+        ]
+
+
+async def introduce(*sides: Side, psk: bool = True, attach: bool = True) -> None:
+    """Every host has a cell, and knows all others, whose consent is left to covenants."""
+    keys = {}
+    for side in sides:
+        interface = INTERFACE if attach else "lo"
+        keys[side.name] = (await side.api.local(side.name, interface)).public_key
+        if attach:
+            await side.api.attach()
+    for here, there in itertools.permutations(sides, 2):
+        await here.api.remote(there.name, keys[there.name], common_pb2.CONSENT_COVENANT)
+        if psk:
+            await here.api.psk(there.name)
+
+
+async def agree(
+    left: Side, right: Side, what: pb.CovenantProposal | None = None, *, url: str = ""
+) -> tuple[int, int]:
+    """A covenant in force that left has offered; its handle on either side."""
+    ours = await left.offer(right.name, what=what, url=url)
+    theirs = (await right.newest(RECEIVED)).handle
+    await right.accept(theirs)
+    for side, handle in ((left, ours), (right, theirs)):
+        await side.until(handle, COVENANTED)
+    return ours, theirs
+
+
+async def in_session(left: Side, right: Side, windows: dict[int, int] | None = None) -> None:
+    """Waits until both have a session whose windows are those agreed on."""
+    wanted = {1: WINDOW} if windows is None else windows
+
+    async def there() -> bool:
+        at_right, session = await right.windows(left.name), await left.api.session(right.name)
+        if session is None or session.state != sessions_pb2.SESSION_STATE_ESTABLISHED:
+            return False
+        granted = {one.flow: one.tx_granted_blocks for one in session.flows if one.flow}
+        return at_right == granted == wanted
+
+    await eventually(there, f"a session in which {left.name} may send {wanted}")

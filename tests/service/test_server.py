@@ -18,7 +18,7 @@ from assent.service.daemon import Daemon, StartError
 
 from .conftest import Api, Place, api_at, daemon_in, refused
 
-SERVICES = ("Cells", "Fabric", "Grants", "Keys", "Sessions")
+SERVICES = ("Cells", "Covenants", "Fabric", "Grants", "Keys", "Sessions")
 
 
 def mode(path: Path) -> int:

@@ -87,6 +87,11 @@ class _FabricLink:
         """Ends here; what is queued still goes. See `Link`."""
         self._pair.close(self, reason)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was sent has arrived."""
+        return not self._open or self._pair.is_idle
+
     def end(self) -> None:
         """No more frames."""
         self._open = False
@@ -106,6 +111,11 @@ class _Pair:
         self._send_body = send
         self._carrier = links.make_carrier(room)
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was sent has arrived."""
+        return self._carrier.is_idle
 
     def renew(self, room: int, send: SendBody) -> None:
         """Another session has taken the place of this pair's."""
@@ -206,6 +216,11 @@ class _Pair:
         except CarrierError as error:
             self._fail(BindingError(Refusal.SLOW, str(error)))
         self._flush()
+
+
+def has_arrived(link: Link) -> bool:
+    """Whether the end of a pair's session would lose nothing of what was sent over a link."""
+    return not isinstance(link, _FabricLink) or link.is_idle
 
 
 class FabricLinks:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 
 from assent.covenant.values import CovenantNews
 from assent.errors import ResourceExhausted
@@ -31,19 +31,41 @@ class NewsBoard:
                 else:
                     queue.put_nowait(news)
 
-    async def watch(self, handle: int = 0) -> AsyncGenerator[CovenantNews, None]:
-        """What becomes of one covenant, or of all.
+    def watch(self, handle: int = 0) -> News:
+        """What becomes of one covenant, or of all, from this call on. Close it after use.
 
         Raises:
-            ResourceExhausted: There are too many watchers, or this one did not keep up.
+            ResourceExhausted: There are too many watchers; later on, this one did not keep up.
         """
         if len(self._queues) >= WATCHERS_MAX:
             raise ResourceExhausted(f"{WATCHERS_MAX} watch covenants already")
         queue: asyncio.Queue[CovenantNews | None] = asyncio.Queue(QUEUE_MAX)
         self._queues[queue] = handle
-        try:
-            while (news := await queue.get()) is not None:
-                yield news
+        return News(queue, lambda: self._queues.pop(queue, None))
+
+
+class News:
+    """What one watcher is told, from the moment on that it was made.
+
+    A generator would begin with the first question only, and one that was never asked would never
+    be closed.
+    """
+
+    def __init__(
+        self, queue: asyncio.Queue[CovenantNews | None], forget: Callable[[], object]
+    ) -> None:
+        self._queue = queue
+        self._forget = forget
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> CovenantNews:
+        news = await self._queue.get()
+        if news is None:
             raise ResourceExhausted("too much has happened since the last news was taken")
-        finally:
-            self._queues.pop(queue, None)
+        return news
+
+    async def aclose(self) -> None:
+        """Nothing more is kept for this watcher."""
+        self._forget()

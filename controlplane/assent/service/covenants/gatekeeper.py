@@ -218,7 +218,16 @@ class Gatekeeper:
                 durable=durable,
             )
 
-    def admit(self, handle: int, state: str, snapshot: bytes, gates: Sequence[GateGrant]) -> None:
+    def admit(
+        self,
+        handle: int,
+        state: str,
+        snapshot: bytes,
+        gates: Sequence[GateGrant],
+        *,
+        covenant_id: int | None = None,
+        durable: bool | None = None,
+    ) -> None:
         """Has a covenant come into force: in the gate when it returns.
 
         A session of the pair keeps the windows that it has until it is renewed.
@@ -228,6 +237,8 @@ class Gatekeeper:
             state: As the engine spells it.
             snapshot: The engine's.
             gates: All that it says of pairs.
+            covenant_id: As on the wire; None = as it was.
+            durable: It outlives the daemon; None = as it was.
 
         Raises:
             NotFound: No such covenant is open, or there is no such pair of cells.
@@ -239,7 +250,14 @@ class Gatekeeper:
         remotes = self._touched(handle, gates)
         with self._books(remotes), self._reconciler.change(remotes=remotes):
             reach(Point.CHANGE_BEGUN)
-            self._records.update(handle, state, snapshot, self._clocks.unix_us())
+            self._records.update(
+                handle,
+                state,
+                snapshot,
+                self._clocks.unix_us(),
+                covenant_id=covenant_id,
+                durable=durable,
+            )
             self._put_gates(handle, gates)
             reach(Point.ADMIT_GATES)
             self._put_psks(handle, gates)
@@ -485,6 +503,20 @@ class Gatekeeper:
                     self._records.put_gate(gate)
         self._settle(list(self._owed))
 
+    def end_orphans(self) -> None:
+        """Ends sessions that outlived their covenants while no daemon ran; the peers are told.
+
+        Once at the start: that is how a peer learns that what it had with us is over.
+        """
+        for view in self._sessions.views():
+            remote, local = view.remote, view.local
+            if not remote.consent.is_negotiated or self._records.governor(remote.id, local):
+                continue
+            lives = [live for live in self._sessions.live_with(remote.id) if len(live.flows()) > 1]
+            if any(live.stored.local == local for live in lives):
+                self._sessions.farewell(remote.id, local)
+                self._sessions.drop(remote.id, "its covenant has ended", local)
+
     # Within
 
     def _check(self, gates: Iterable[GateGrant]) -> None:
@@ -554,7 +586,7 @@ class Gatekeeper:
 
     def _locals(self) -> int:
         """How often a window is promised: by each local cell that may be in session."""
-        return max(self._store.counts()[0], 1)
+        return max(self._store.locals_count(), 1)
 
     def _promise(self, remotes: Iterable[CellID]) -> None:
         """Has the windows of remote cells be what governs them.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from uuid import UUID
 
 from assent.covenant import payloads, snapshot
@@ -17,6 +17,7 @@ from assent.identity.keys import Identity
 from assent.service.bindings.links import Link
 from assent.service.covenants.directory import StoreDirectory
 from assent.service.covenants.gatekeeper import Gatekeeper
+from assent.service.covenants.records import StoredCovenant
 from assent.service.locals import LocalCells
 from assent.service.records import LocalCell
 from assent.service.store import Store
@@ -76,12 +77,16 @@ class Homes:
             self._wall,
             self._random,
             lambda: self._gatekeeper.begin(self.home(made), 0, State.IDLE.value, b""),
-            self._condemned(),
+            self.condemned(local),
         )
         self._engines[local] = made
         return made
 
-    def _condemned(self) -> dict[UUID, str]:
+    def condemned(self, local: CellID) -> Mapping[UUID, str]:
+        """The agents that are in quarantine for a local cell, and why."""
+        engine = self._engines.get(local)
+        if engine is not None:
+            return engine.quarantined
         agents = self._store.covenants.agents()
         return {one.agent_id: one.condition for one in agents if one.quarantined}
 
@@ -148,7 +153,7 @@ class Homes:
         with contextlib.suppress(NotFound):
             stored = self._store.covenants.get(handle)
             if stored.snapshot:
-                return snapshot.load(stored.snapshot), stored.local
+                return recalled(stored), stored.local
         raise NotFound(f"no covenant {handle}")
 
     def covenants(self) -> Iterator[tuple[CellID, Engine, Covenant]]:
@@ -205,3 +210,13 @@ class Homes:
                 agent.public_key == cell.public_key for agent in offer.agents
             )
         return False
+
+
+def recalled(stored: StoredCovenant) -> Covenant:
+    """A covenant that is not open any more, as it ended."""
+    covenant = snapshot.load(stored.snapshot)
+    if covenant.state.value != stored.state:
+        # Nobody was there to write it down.
+        covenant.state, covenant.amendment = State(stored.state), None
+        covenant.reason, covenant.updated_at = "it ended with the daemon", stored.updated_at
+    return covenant

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -27,15 +27,16 @@ from assent.covenant.machine import State
 from assent.covenant.payloads import Defer, Justification
 from assent.covenant.policy import Policy
 from assent.covenant.terms import TermSet
-from assent.covenant.values import CovenantNews, CovenantView, Proposal
+from assent.covenant.values import CovenantView, Proposal
 from assent.errors import FailedPrecondition, InvalidArgument, LocalError
 from assent.identity.cellid import from_public_key
 from assent.service.bindings.links import Link
-from assent.service.covenants.board import NewsBoard
+from assent.service.covenants.arrivals import Arrivals, names_in
+from assent.service.covenants.board import News, NewsBoard
 from assent.service.covenants.deciding import Deciding
 from assent.service.covenants.evidence import EvidenceLog
 from assent.service.covenants.gatekeeper import Gatekeeper
-from assent.service.covenants.homes import Homes
+from assent.service.covenants.homes import Homes, recalled
 from assent.service.covenants.outcomes import Outcomes
 from assent.service.covenants.pledges import windows
 from assent.service.covenants.reaching import Reaching
@@ -94,6 +95,7 @@ class CovenantKeeper:
         self._evidence = evidence
         self._now = monotonic
         self._wall = wall
+        self._arrivals = Arrivals(evidence, monotonic)
         self._board = NewsBoard()
         self._homes = Homes(store, gatekeeper, cells, wall, random)
         self._outcomes = Outcomes(
@@ -144,6 +146,8 @@ class CovenantKeeper:
             self._homes.engine(stored.local).restore(covenant, self._now())
             self._homes.add(stored.handle, stored.local)
             log.info("covenant taken over", extra={"covenant": stored.handle})
+        for local, _, covenant in self._homes.covenants():
+            self._rotation.catch_up(covenant, local)
         for local, _ in self._homes.engines():
             self._rotation.resume(local)
         self._schedule()
@@ -248,8 +252,21 @@ class CovenantKeeper:
         return self._call(handle, lambda engine: engine.amend(handle, proposal, self._now()))
 
     def review(self, handle: int, kind: str, note: str) -> CovenantView:
-        """Asks for or gives an account; "clear" ends the quarantine of the parties."""
+        """Asks for or gives an account; "clear" ends the quarantine of the parties.
+
+        That is possible after the covenant's end too: what was never agreed to can be reviewed.
+        """
+        if kind == "clear" and not self._homes.is_open(handle):
+            return self._clear(handle)
         return self._call(handle, lambda engine: engine.review(handle, kind, note))
+
+    def _clear(self, handle: int) -> CovenantView:
+        covenant, local = self._homes.find(handle)
+        engine = self._homes.engine(local)
+        for agent_id in covenant.parties:
+            engine.clear(agent_id)
+        self._carry_out(engine)
+        return self.view(handle)
 
     def revoke(self, handle: int, reason: str, now: bool) -> CovenantView:
         """Withdraws consent, after the notice period or now."""
@@ -280,8 +297,8 @@ class CovenantKeeper:
         if ended:
             for stored in self._store.covenants.ended():
                 if stored.snapshot and not self._homes.is_open(stored.handle):
-                    covenant = snapshot.load(stored.snapshot)
-                    found.append(view_of(covenant, stored.local, self._store, {}))
+                    condemned = self._homes.condemned(stored.local)
+                    found.append(view_of(recalled(stored), stored.local, self._store, condemned))
         return sorted(found, key=lambda view: view.handle)
 
     def view(self, handle: int) -> CovenantView:
@@ -291,8 +308,7 @@ class CovenantKeeper:
             NotFound: There is none of that handle.
         """
         covenant, local = self._homes.find(handle)
-        engine = self._homes.engine_of(local)
-        return view_of(covenant, local, self._store, engine.quarantined if engine else {})
+        return view_of(covenant, local, self._store, self._homes.condemned(local))
 
     def export(self, handle: int) -> bytes:
         """All versions with all signatures, as `assent covenant verify` reads them.
@@ -313,7 +329,7 @@ class CovenantKeeper:
         found = self._evidence.tail(count, covenant=handle)
         return [{"number": one.number, "at": one.at, **one.record} for one in found]
 
-    def watch(self, handle: int = 0) -> AsyncGenerator[CovenantNews, None]:
+    def watch(self, handle: int = 0) -> News:
         """What becomes of one covenant, or of all."""
         return self._board.watch(handle)
 
@@ -341,8 +357,14 @@ class CovenantKeeper:
         engine = self._homes.engine_for(link, frame)
         if engine is None:
             self.homeless += 1
+            self._arrivals.refused(link, frame, "homeless", 0)
             return
-        engine.receive(link, frame, self._now())
+        handle = engine.handle_of(*names_in(frame))
+        why = engine.receive(link, frame, self._now())
+        if why:
+            self._arrivals.refused(link, frame, why, handle)
+        else:
+            self._arrivals.took(frame, handle or engine.handle_of(*names_in(frame)))
         self._carry_out(engine)
 
     def closed(self, link: Link, reason: str) -> None:
@@ -370,7 +392,7 @@ class CovenantKeeper:
         if engine is None or governor is None:
             return
         covenant = engine.covenant(governor.handle)
-        since = covenant.history[-1].document.creation_time
+        since = covenant.history[-1].draft.creation_time
         if covenant.version > 1 and self._wall() - since < GRACE_US:
             return
         for party in covenant.parties.values():

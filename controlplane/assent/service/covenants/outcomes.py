@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import Final, cast
 
 from assent.covenant import snapshot
@@ -22,12 +23,14 @@ from assent.covenant.desk import Happened
 from assent.covenant.engine import Engine
 from assent.covenant.values import CovenantNews
 from assent.errors import FailedPrecondition, LocalError, NotFound
+from assent.identity.cellid import from_public_key
 from assent.service.bindings.links import Link
+from assent.service.covenants.arrivals import UNNAMED
 from assent.service.covenants.board import NewsBoard
 from assent.service.covenants.evidence import EvidenceLog
 from assent.service.covenants.gatekeeper import GateGrant, Gatekeeper
 from assent.service.covenants.homes import Homes
-from assent.service.covenants.pledges import pledges
+from assent.service.covenants.pledges import pledge
 from assent.service.covenants.views import view_of
 from assent.service.locals import LocalCells
 from assent.service.store import Store
@@ -38,7 +41,6 @@ log = logging.getLogger(__name__)
 
 _QUIET: Final = frozenset({"data", "reviewed"})
 """What changes nothing but sequence numbers: stored with the next sweep."""
-_UNWATCHED: Final = frozenset({FrameType.DATA, FrameType.HEARTBEAT})
 
 Follower = Callable[[Covenant, CellID, Happened], None]
 
@@ -82,8 +84,9 @@ class Outcomes:
         """Carries out all that has happened, and sends what is to be sent."""
         while events := engine.take_events():
             # What closes the gate comes first.
-            for event in sorted(events, key=lambda event: event.kind != "quarantined"):
-                self._carry_out(engine, event)
+            events.sort(key=lambda event: event.kind != "quarantined")
+            for handle, some in _by_covenant(events):
+                self._carry_out(engine, handle, some)
         while self._over:
             self._homes.remove(self._over.pop())
         for link in engine.take_useless():
@@ -98,21 +101,25 @@ class Outcomes:
                 _, _, covenant = self._homes.open(handle)
                 self._note(covenant)
 
-    def _carry_out(self, engine: Engine, event: Happened) -> None:
+    def _carry_out(self, engine: Engine, handle: int, events: list[Happened]) -> None:
         try:
-            if event.handle:
-                self._of_covenant(engine, event)
+            if handle:
+                self._of_covenant(engine, handle, events)
             else:
-                self._of_agent(event)
+                self._of_agents(events)
         except LocalError as error:
             log.error(
                 "covenant not carried out",
-                extra={"covenant": event.handle, "event": event.kind, "reason": str(error)},
+                extra={"covenant": handle, "event": events[-1].kind, "reason": str(error)},
             )
-            if event.handle and event.kind != "failed":
-                engine.abort(event.handle, str(error))
+            if handle and events[-1].kind != "failed":
+                engine.abort(handle, str(error))
 
     # Agents
+
+    def _of_agents(self, events: list[Happened]) -> None:
+        for event in events:
+            self._of_agent(event)
 
     def _of_agent(self, event: Happened) -> None:
         agent_id = event.agent_id
@@ -134,17 +141,22 @@ class Outcomes:
 
     # Covenants
 
-    def _of_covenant(self, engine: Engine, event: Happened) -> None:
-        covenant, local = engine.covenant(event.handle), self._homes.home(engine)
-        self._homes.add(covenant.handle, local)
-        self._follow(engine, covenant, local, event)
-        self._record(covenant, event)
-        self._post(engine, covenant, local, event)
-        for follower in self.followers:
-            follower(covenant, local, event)
+    def _of_covenant(self, engine: Engine, handle: int, events: list[Happened]) -> None:
+        covenant, local = engine.covenant(handle), self._homes.home(engine)
+        self._homes.add(handle, local)
+        self._follow(engine, covenant, local, {event.kind for event in events})
+        for event in events:
+            self._record(covenant, event)
+            self._post(engine, covenant, local, event)
+            for follower in self.followers:
+                follower(covenant, local, event)
 
-    def _follow(self, engine: Engine, covenant: Covenant, local: CellID, event: Happened) -> None:
-        """Store and gate follow."""
+    def _follow(self, engine: Engine, covenant: Covenant, local: CellID, kinds: Set[str]) -> None:
+        """Store and gate follow all that happened to a covenant at once.
+
+        The snapshot is of how it stands after that: it is never stored without what it means for
+        the gate.
+        """
         handle, state = covenant.handle, covenant.state.value
         if handle in self._over:
             return
@@ -153,17 +165,22 @@ class Outcomes:
             self._gatekeeper.close(handle, state, snapshot.dump(covenant))
             self._over.add(handle)
             self._unsaved.discard(handle)
-        elif event.kind == "covenanted":
-            self._note(covenant)
-            raw = snapshot.dump(covenant)
-            self._gatekeeper.admit(handle, state, raw, self._pledges(covenant, local))
-        elif event.kind == "amended":
+        elif "covenanted" in kinds:
+            self._gatekeeper.admit(
+                handle,
+                state,
+                snapshot.dump(covenant),
+                self._pledges(covenant, local),
+                covenant_id=covenant.covenant_id,
+                durable=covenant.durable,
+            )
+        elif "amended" in kinds:
             raw = snapshot.dump(covenant)
             self._gatekeeper.adjust(handle, state, raw, self._pledges(covenant, local))
-        elif event.kind == "revoking":
+        elif "revoking" in kinds:
             raw = snapshot.dump(covenant)
             self._gatekeeper.adjust(handle, state, raw, until_us=covenant.notice_ends)
-        elif event.kind in _QUIET:
+        elif kinds <= _QUIET:
             self._unsaved.add(handle)
         else:
             self._note(covenant)
@@ -180,9 +197,14 @@ class Outcomes:
     def _pledges(self, covenant: Covenant, local: CellID) -> list[GateGrant]:
         """What the gate is told of those parties that the operator has made known."""
         identity = self._cells.identity(local)
-        return [
-            grant for grant in pledges(covenant, identity, local) if self._is_known(grant.remote)
-        ]
+        found = []
+        for party in covenant.parties.values():
+            # Whose key was rotated speaks for a while as the cell of the former one.
+            cells = [from_public_key(key) for key in (party.public_key, party.former_key) if key]
+            known = next(filter(self._is_known, cells), None)
+            if known is not None:
+                found.append(replace(pledge(covenant, party, identity, local), remote=known))
+        return found
 
     def _is_known(self, remote: CellID) -> bool:
         try:
@@ -200,7 +222,7 @@ class Outcomes:
     def _watch(self, raw: bytes, handle: int) -> None:
         """AIOS keeps the names of the frames that decide something."""
         kind = FrameType(raw[0] & 0xF)
-        if kind not in _UNWATCHED:
+        if kind not in UNNAMED:
             self._evidence.append({"frame": kind.name, "covenant": handle, "way": "sent"})
 
     def _record(self, covenant: Covenant, event: Happened) -> None:
@@ -226,3 +248,11 @@ class Outcomes:
         self._board.post(
             CovenantNews(view, event.kind, event.text, event.data, event.violation, self._wall())
         )
+
+
+def _by_covenant(events: Sequence[Happened]) -> list[tuple[int, list[Happened]]]:
+    """What happened to each covenant, in the order in which their first events came."""
+    found: dict[int, list[Happened]] = {}
+    for event in events:
+        found.setdefault(event.handle, []).append(event)
+    return list(found.items())

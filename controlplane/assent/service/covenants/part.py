@@ -116,6 +116,9 @@ class CovenantPart:
             self.keeper.use(self._transports)
             stack.callback(self._door.shut)
             self._door.open(self.keeper)
+            # Sessions were taken over before anybody asked for them.
+            self._gatekeeper.end_orphans()
+            self.keeper.sweep()
             self._tasks.start(self._breaches.run(), "covenant breaches")
             self._stack = stack.pop_all()
         return self

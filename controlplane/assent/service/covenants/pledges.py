@@ -24,17 +24,6 @@ _NO_PAYLOAD: Final = 1
 """Less than any payload has, its AEAD tag included; 0 would be no limit."""
 
 
-def pledges(covenant: Covenant, identity: Identity, local: CellID) -> list[GateGrant]:
-    """What each of the others may send to us, as the gate is told.
-
-    Args:
-        covenant: In force.
-        identity: Ours.
-        local: Our cell.
-    """
-    return [_pledge(covenant, party, identity, local) for party in covenant.parties.values()]
-
-
 def windows(covenant: Covenant, party: Party) -> dict[int, int]:
     """The windows, in blocks by flow, that a covenant promises to a party.
 
@@ -45,7 +34,15 @@ def windows(covenant: Covenant, party: Party) -> dict[int, int]:
     return receipts | dict(allowance(terms, party.role).flows)
 
 
-def _pledge(covenant: Covenant, party: Party, identity: Identity, local: CellID) -> GateGrant:
+def pledge(covenant: Covenant, party: Party, identity: Identity, local: CellID) -> GateGrant:
+    """What one of the others may send to us, as the gate is told.
+
+    Args:
+        covenant: In force.
+        party: The other.
+        identity: Ours.
+        local: Our cell.
+    """
     allowed = allowance(covenant.proposal.terms, party.role)
     flows = windows(covenant, party)
     duration = covenant.proposal.duration
@@ -83,7 +80,7 @@ def _secret(covenant: Covenant, party: Party, identity: Identity) -> bytes:
 
     It follows from the first version: amendments leave it as it is.
     """
-    first = covenant.history[0].document
+    first = covenant.history[0].draft
     return covenant_psk(
         identity.noise_private, noise_public_of(party.public_key), object_hash(first)
     )

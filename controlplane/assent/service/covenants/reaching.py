@@ -85,7 +85,7 @@ class Reaching:
             )
             if ours:
                 remote = from_public_key(party.public_key)
-                self._start("session", remote, local, self._put_session(remote, local))
+                self.start("session", remote, local, self._put_session(remote, local))
 
     async def _put_session(self, remote: CellID, local: CellID) -> None:
         for pause in _PAUSES:
@@ -125,7 +125,7 @@ class Reaching:
             for covenant, party in list(_unreached(engine)):
                 remote = from_public_key(party.public_key)
                 work = self._reach_again(local, covenant.handle, party, remote)
-                self._start("reach", remote, local, work)
+                self.start("reach", remote, local, work)
 
     async def _reach_again(self, local: CellID, handle: int, party: Party, remote: CellID) -> None:
         try:
@@ -137,7 +137,7 @@ class Reaching:
         except (LocalError, TimeoutError) as error:
             log.info("a party is not reached", extra={"covenant": handle, "reason": str(error)})
 
-    def _start(
+    def start(
         self, what: str, remote: CellID, local: CellID, work: Coroutine[Any, Any, None]
     ) -> None:
         """Starts work for a pair, unless the same is under way."""

@@ -5,6 +5,9 @@
 
 A covenant whose parties do not agree ends: its old key is about to be erased. A crash in between
 leaves the new key on disk as long as a covenant may have gone over to it.
+
+A peer's cell is rekeyed once all covenants with it have gone over, and it knows that: its session
+ends with its old key, and with that what is still under way in it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+from uuid import UUID
 
 from assent.covenant.agreement import Covenant
 from assent.covenant.desk import Happened
@@ -21,6 +25,7 @@ from assent.covenant.machine import State
 from assent.errors import FailedPrecondition, LocalError, NotFound
 from assent.identity.cellid import from_public_key
 from assent.identity.keys import Identity
+from assent.service.bindings.fabric import has_arrived
 from assent.service.covenants.gatekeeper import Gatekeeper
 from assent.service.covenants.homes import Homes
 from assent.service.covenants.reaching import Reaching
@@ -28,7 +33,11 @@ from assent.service.key_files import KeyFiles
 from assent.service.store import Store
 from assent.wire.cellid import CellID
 
+if TYPE_CHECKING:
+    from assent.service.bindings.links import Link
+
 _T = TypeVar("_T")
+_POLL_SECONDS: Final = 0.02
 
 
 class Rotation:
@@ -114,8 +123,9 @@ class Rotation:
 
     def follow(self, covenant: Covenant, local: CellID, event: Happened) -> None:
         """Goes on after something has become of a covenant."""
-        if event.kind == "rotated" and event.agent_id != covenant.agent_id:
-            self._follow_peer(covenant, local, event)
+        if event.kind == "rotated" and event.agent_id and event.agent_id != covenant.agent_id:
+            key = covenant.parties[event.agent_id].public_key
+            self._follow_peer(event.agent_id, key, local)
         if local not in self._next:
             return
         if event.kind in ("amendment-rejected", "timeout") and covenant.in_force:
@@ -123,16 +133,38 @@ class Rotation:
         elif event.kind == "rotated" or covenant.ended:
             self._soon(self._finish, local)
 
-    def _follow_peer(self, covenant: Covenant, local: CellID, event: Happened) -> None:
+    def catch_up(self, covenant: Covenant, local: CellID) -> None:
+        """Goes on with peers' rotations that a crash has interrupted."""
+        for agent_id, party in covenant.parties.items():
+            if self._homes.directory.key_of(agent_id) not in (None, party.public_key):
+                self._follow_peer(agent_id, party.public_key, local)
+
+    def _follow_peer(self, agent_id: UUID, key: bytes, local: CellID) -> None:
         """A peer's cell has another key."""
-        if event.agent_id is None:
-            return
-        party = covenant.parties[event.agent_id]
-        old = from_public_key(party.former_key)
-        # Another covenant of the same peer may have come first.
+        old = self._homes.directory.key_of(agent_id)
+        if old is not None:
+            work = self._rekey_peer(agent_id, old, key)
+            self._reaching.start("rekey", from_public_key(old), local, work)
+
+    async def _rekey_peer(self, agent_id: UUID, old: bytes, new: bytes) -> None:
+        while not self._may_rekey(agent_id, new):  # noqa: ASYNC110 - links do not tell
+            await asyncio.sleep(_POLL_SECONDS)
+        # It may have been taken away meanwhile.
         with contextlib.suppress(NotFound):
-            self._gatekeeper.rekey_remote(old, party.public_key)
-        self._reaching.establish(covenant, local)
+            self._gatekeeper.rekey_remote(from_public_key(old), new)
+        for local, _, covenant in list(self._homes.covenants()):
+            if covenant.in_force and agent_id in covenant.parties:
+                self._reaching.establish(covenant, local)
+
+    def _may_rekey(self, agent_id: UUID, key: bytes) -> bool:
+        """Whether an agent has this key in all covenants, and knows that we have agreed."""
+        parties = [
+            covenant.parties[agent_id]
+            for _, _, covenant in self._homes.covenants()
+            if covenant.in_force and agent_id in covenant.parties
+        ]
+        links = [cast("Link", party.link) for party in parties if party.link is not None]
+        return all(party.public_key == key for party in parties) and all(map(has_arrived, links))
 
     def _give_up(self, handle: int) -> None:
         """A party that does not agree to the new key cannot be bound by it."""

@@ -30,7 +30,7 @@ def view_of(
         quarantined: Agents, and why.
     """
     amendment = covenant.amendment
-    created = covenant.history[-1].document.creation_time if covenant.history else 0
+    created = covenant.history[-1].draft.creation_time if covenant.history else 0
     return CovenantView(
         handle=covenant.handle,
         covenant_id=covenant.covenant_id,

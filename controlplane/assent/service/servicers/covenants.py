@@ -179,9 +179,9 @@ class CovenantsServicer(Base):
         handle = fields.number("handle", request.handle, 0, HANDLE_MAX)
         if handle:
             self._keeper.view(handle)
-        # The client learns that it is watching before anything has happened.
-        await context.send_initial_metadata(())
         async with contextlib.aclosing(self._keeper.watch(handle)) as found:
+            # From here on the client misses nothing, and knows it.
+            await context.send_initial_metadata(())
             async for each in found:
                 yield messages.news(each)
 
