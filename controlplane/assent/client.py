@@ -108,7 +108,8 @@ class Client:
 
     Attributes:
         socket: The socket in use.
-        cells, covenants, fabric, grants, keys, provisioning, relay, sessions: Stubs of the services.
+        cells, covenants, fabric, grants, keys, provisioning, relay, sessions: Stubs of the
+            services.
     """
 
     def __init__(self, socket: Path | None = None, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:

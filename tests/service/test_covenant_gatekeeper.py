@@ -37,7 +37,7 @@ from assent.service.covenants.gatekeeper import (
 )
 from assent.service.covenants.records import HISTORY_MAX
 from assent.service.key_files import KeyFiles
-from assent.service.reconciler import Reconciler
+from assent.service.reconciler import GRAIN_NS, Reconciler
 from assent.service.records import LocalCell, RemoteCell, StandingGrant, StoredPsk
 from assent.service.registry import Registry
 from assent.service.store import Store
@@ -245,7 +245,7 @@ def test_a_covenant_that_comes_into_force_opens_the_gate_within_its_terms(rig: R
     assert entry.leased
     assert entry.limits == TermLimits(
         interval_ns=SEC // 1000,
-        burst_ns=50 * SEC // 1000,
+        burst_ns=50 * SEC // 1000 + GRAIN_NS,
         payload_limit=512,
         open_from=(MONDAY_US - 1) * 1000 + offset,
         open_until=(MONDAY_US + DAY_US) * 1000 + offset,
@@ -264,7 +264,7 @@ def test_a_rate_without_a_burst_has_the_largest_window(rig: Rig):
     rig.admitted(flows={1: 10, 2: 30}, rate=2)
     limits = rig.entry().limits
     assert limits is not None
-    assert limits.burst_ns == 30 * limits.interval_ns == 30 * SEC // 2
+    assert limits.burst_ns - GRAIN_NS == 30 * limits.interval_ns == 30 * SEC // 2
 
 
 def test_windows_are_backed_for_each_local_cell(rig: Rig):

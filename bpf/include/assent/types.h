@@ -17,6 +17,16 @@
 #define __noinline __attribute__((noinline))
 #endif
 
+/*
+ * What few frames come to. In BPF a global function: the verifier looks at it once, by itself,
+ * knowing of its arguments only their types (so it asks for NULL), and its callers meet one number.
+ */
+#ifdef __bpf__
+#define ASSENT_SLOW_PATH __noinline
+#else
+#define ASSENT_SLOW_PATH static __noinline __attribute__((unused))
+#endif
+
 #define assent_likely(x) __builtin_expect(!!(x), 1)
 #define assent_unlikely(x) __builtin_expect(!!(x), 0)
 

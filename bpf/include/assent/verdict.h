@@ -169,51 +169,57 @@ static __always_inline int assent_is_agreed(const struct assent_session *session
 	return assent_likely((session->flags & asked) == ASSENT_SESSION_COVENANTED);
 }
 
-/* Do the terms of the covenant let data in at this time, and does somebody keep it alive? */
-static __always_inline enum assent_reason assent_check_hours(const struct assent_session *session,
+/* Do the terms let such data in at this time, and does somebody keep the covenant alive? */
+static __always_inline enum assent_reason assent_check_terms(const struct assent_session *session,
 							     const struct assent_config *config,
-							     __u64 now)
+							     __u64 now, __u32 payload_len)
 {
 	__u32 flags = session->flags;
 
 	if (flags & ASSENT_SESSION_TERMS &&
 	    (now < session->open_from || (session->open_until && now >= session->open_until)))
 		return ASSENT_DROP_OUTSIDE_WINDOW;
-	return flags & ASSENT_SESSION_LEASED && now >= config->lease_until
-		   ? ASSENT_DROP_LEASE_EXPIRED
+	if (flags & ASSENT_SESSION_LEASED && now >= config->lease_until)
+		return ASSENT_DROP_LEASE_EXPIRED;
+	return flags & ASSENT_SESSION_TERMS && session->payload_limit &&
+		       payload_len > session->payload_limit
+		   ? ASSENT_DROP_OVERSIZE
 		   : ASSENT_ADMITTED;
 }
 
+/* Beside a reason that assent_check_covenant() gives: the session is observed, so it is noted. */
+#define ASSENT_NOTED 0x100
+
 /*
  * Consent, where assent_is_agreed() does not say it all. Quarantine is no policy under trial: it
- * holds in observed sessions too. A function of its own, so that the many ways out of it are
- * nothing to the frames that never come here, nor to the verifier.
+ * holds in observed sessions too.
  */
-static __noinline enum assent_reason assent_check_covenant(const struct assent_session *session,
-							   const struct assent_config *config,
-							   struct assent_found *note, int control,
-							   __u32 payload_len)
+ASSENT_SLOW_PATH __u32 assent_check_covenant(const struct assent_session *session,
+					     const struct assent_config *config, int control,
+					     __u32 payload_len)
 {
-	__u32 flags = session->flags;
-	enum assent_reason reason;
+	enum assent_reason reason, noted = ASSENT_ADMITTED;
+	__u32 flags;
 
+	if (!session || !config)
+		return ASSENT_DROP_NO_COVENANT;
+	flags = session->flags;
 	if (control && flags & ASSENT_SESSION_CONTROL)
 		return ASSENT_ADMITTED;
 	if (!(flags & ASSENT_SESSION_COVENANTED)) {
 		if (!(flags & ASSENT_SESSION_OBSERVED))
 			return ASSENT_DROP_NO_COVENANT;
-		note->observed = ASSENT_DROP_NO_COVENANT;
+		noted = ASSENT_DROP_NO_COVENANT;
 	}
 	if (flags & ASSENT_SESSION_QUARANTINED)
 		return ASSENT_DROP_QUARANTINED;
-	if (control)
-		return ASSENT_ADMITTED;
-	reason = assent_policy(assent_check_hours(session, config, assent_now()), session, note);
-	if (reason || !(flags & ASSENT_SESSION_TERMS))
-		return reason;
-	return session->payload_limit && payload_len > session->payload_limit
-		   ? assent_policy(ASSENT_DROP_OVERSIZE, session, note)
-		   : ASSENT_ADMITTED;
+	if (!control) {
+		reason = assent_check_terms(session, config, assent_now(), payload_len);
+		if (reason && !(flags & ASSENT_SESSION_OBSERVED))
+			return reason;
+		noted = noted ?: reason;
+	}
+	return noted ? noted | ASSENT_NOTED : ASSENT_ADMITTED;
 }
 
 /*
@@ -225,9 +231,15 @@ static __always_inline enum assent_reason assent_check_consent(const struct asse
 							       struct assent_found *note,
 							       int control, __u32 payload_len)
 {
-	return assent_is_agreed(session)
-		   ? ASSENT_ADMITTED
-		   : assent_check_covenant(session, config, note, control, payload_len);
+	__u32 said;
+
+	if (assent_is_agreed(session))
+		return ASSENT_ADMITTED;
+	said = assent_check_covenant(session, config, control, payload_len);
+	if (!(said & ASSENT_NOTED))
+		return said;
+	note->observed = said & ~ASSENT_NOTED;
+	return ASSENT_ADMITTED;
 }
 
 static __always_inline enum assent_reason assent_check_tag(const struct assent_session *session,
@@ -477,15 +489,17 @@ static __always_inline enum assent_reason assent_commit_control(const struct ass
 
 /*
  * The rate in the terms. What there is no room for is refused for that before it is charged: `room`
- * is what is said of it. A function of its own for the same reasons as consent.
+ * is what is said of it.
  */
-static __noinline enum assent_reason assent_charge_rate(struct assent_session *session, __u64 now,
-							__u32 cost, enum assent_reason room)
+ASSENT_SLOW_PATH enum assent_reason assent_charge_rate(struct assent_session *session, __u64 now,
+						       __u32 cost, enum assent_reason room)
 {
-	enum assent_reason reason =
-	    assent_blocks_check(&session->data_due, now, cost, session->data_interval,
-				session->data_burst, ASSENT_DROP_OVER_RATE);
+	enum assent_reason reason;
 
+	if (!session)
+		return ASSENT_DROP_OVER_RATE;
+	reason = assent_blocks_check(&session->data_due, now, cost, session->data_interval,
+				     session->data_burst, ASSENT_DROP_OVER_RATE);
 	if (reason || room)
 		return reason ?: room;
 	return assent_blocks_charge(&session->data_due, now, cost, session->data_interval,

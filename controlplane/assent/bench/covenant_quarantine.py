@@ -23,12 +23,13 @@ from assent.bench.agents import Agents, accept_all
 from assent.bench.authority import NAME, Authority
 from assent.bench.figures import ms, p99
 from assent.bench.listening import free_port, listener
-from assent.bench.place import place, require_session
+from assent.bench.place import place
 from assent.bench.sentry import Sentry, posted, untagged
 from assent.client import Client
 from assent.covenant.desk import Happened
 from assent.dataplane.profiles import CHAPTER
 from assent.errors import FailedPrecondition
+from assent.handshake.keys import HEADER_KEY_LEN
 from assent.identity.keys import Identity
 from assent.service.bindings import http2, tls
 from assent.service.bindings.links import Link
@@ -59,13 +60,12 @@ def measure(times: int = TIMES) -> dict[str, Any]:
     with place() as where, contextlib.ExitStack() as undo:
         authority, port = Authority(where.root), free_port()
         where.settings.write_text(listener(authority, port))
-        with where.daemon() as client:
-            local = _introduce(client, rogue)
-        where.leave_session(rogue.cell_id, CellID(local.id.value))
         client = undo.enter_context(where.daemon())
-        require_session(client)
+        local = _introduce(client, rogue)
+        cell = CellID(local.id.value)
+        where.install_session(rogue.cell_id, cell, 1, secrets.token_bytes(HEADER_KEY_LEN))
         sentry = undo.enter_context(posted(where.instance, CHAPTER, "quarantined"))
-        frame = untagged(rogue.cell_id, CellID(local.id.value)).hex()
+        frame = untagged(rogue.cell_id, cell).hex()
         rounds = _Rounds(client, sentry, frame, Agents(local.public_key))
         found = asyncio.run(rounds.run(rogue, authority, port, times))
     taken, since_frame = ([one[side] for one in found] for side in range(2))

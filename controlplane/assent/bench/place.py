@@ -64,17 +64,20 @@ class Place:
     def leave_session(self, remote: CellID, local: CellID) -> None:
         """Leaves a session behind as a daemon does that stops: the next one takes it over."""
         keys = SessionKeys(1, *(secrets.token_bytes(size) for size in (32, 16, 32, 16)))
-        with Store(self.state_dir / "state.db") as store, Gate.open(self.instance, CHAPTER) as gate:
+        with Store(self.state_dir / "state.db") as store:
             ident = store.next_session_id()
             Escrow(self.run_dir / "sessions").put(ident, remote, local, keys)
-            flows = (FlowSpec(FLOW, BLOCKS),)
-            gate.tables.sessions.install(
-                SessionSpec(remote, local, ident, keys.rx_header, flows=flows)
-            )
+            self.install_session(remote, local, ident, keys.rx_header)
             now = time.time_ns()
             store.put_session(
                 StoredSession(ident, remote, local, 1, True, b"\x02" * 6, now, 0, 0, 1500)
             )
+
+    def install_session(self, remote: CellID, local: CellID, ident: int, rx_header: bytes) -> None:
+        """Puts a session in the gate alone, with a daemon at work or without."""
+        flows = (FlowSpec(FLOW, BLOCKS),)
+        with Gate.open(self.instance, CHAPTER) as gate:
+            gate.tables.sessions.install(SessionSpec(remote, local, ident, rx_header, flows=flows))
 
 
 @contextlib.contextmanager

@@ -473,6 +473,15 @@ class Engine:
 
         return self._call(handle, act)
 
+    def condemn(self, agent_id: UUID, condition: str) -> None:
+        """Another engine of this host has found an agent to be in breach."""
+        self._desk.quarantined[agent_id] = condition
+
+    def absolve(self, agent_id: UUID) -> None:
+        """Another engine of this host has been told that an agent is cleared."""
+        if self._desk.quarantined.pop(agent_id, None) is not None:
+            self._immune.forgive(agent_id)
+
     def clear(self, agent_id: UUID) -> None:
         """A REVIEW has cleared an agent."""
         if self._desk.quarantined.pop(agent_id, None) is not None:

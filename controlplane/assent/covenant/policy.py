@@ -2,8 +2,8 @@
 """Decisions that a host makes by itself: within bounds an offer is accepted, else it is deferred.
 
 A policy bounds what the others may send to us; what they let us send binds nobody to send it. It
-never forces a decision: what lies outside is asked about, and once it has been asked about as often
-as it may be, the offer is rejected with the same reasons.
+never forces a decision: what lies outside is asked about once, and where people do not decide
+otherwise upon the answer, the offer is rejected with the same reasons.
 """
 
 from __future__ import annotations

@@ -456,7 +456,8 @@ class Store:
         """Records a live session; it takes the place of the pair's former one."""
         with self.transaction(synced=False):
             self._db.execute(
-                f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                f"INSERT OR REPLACE INTO sessions ({_SESSION}) "  # noqa: S608
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     session.id,
                     bytes(session.remote),

@@ -75,10 +75,10 @@ class Deciding:
 
     def _decide(self, covenant: Covenant, excess: list[Excess]) -> None:
         handle = covenant.handle
-        asked_enough = covenant.deferrals >= covenant.timers.max_deferrals
         if not excess:
             self._decider.accept(handle)
-        elif covenant.state is State.AMENDING or asked_enough:
+        elif covenant.state is State.AMENDING or covenant.deferrals:
+            # The offer as it stands lies outside: to ask the same again would bring nothing new.
             self._decider.reject(handle, policy.refusal(excess), None)
         else:
             self._decider.defer(handle, policy.questions(excess))

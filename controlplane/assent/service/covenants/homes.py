@@ -34,6 +34,7 @@ class Homes:
         cells: The local cells at work.
         wall: Unix µs.
         random: Source of covenant ids.
+        monotonic: Monotonic clock, ns.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Homes:
         cells: LocalCells,
         wall: Callable[[], int],
         random: Callable[[int], bytes],
+        monotonic: Callable[[], int],
     ) -> None:
         self.directory = StoreDirectory(store)
         self._store = store
@@ -50,6 +52,7 @@ class Homes:
         self._cells = cells
         self._wall = wall
         self._random = random
+        self._monotonic = monotonic
         self._engines: dict[CellID, Engine] = {}
         self._handles: dict[int, CellID] = {}
         self._links: dict[Link, CellID | None] = {}
@@ -78,6 +81,7 @@ class Homes:
             self._random,
             lambda: self._gatekeeper.begin(self.home(made), 0, State.IDLE.value, b""),
             self.condemned(local),
+            monotonic=self._monotonic,
         )
         self._engines[local] = made
         return made

@@ -97,7 +97,7 @@ class CovenantKeeper:
         self._wall = wall
         self._arrivals = Arrivals(evidence, monotonic)
         self._board = NewsBoard()
-        self._homes = Homes(store, gatekeeper, cells, wall, random)
+        self._homes = Homes(store, gatekeeper, cells, wall, random, monotonic)
         self._outcomes = Outcomes(
             store, self._homes, gatekeeper, cells, evidence, self._board, wall
         )

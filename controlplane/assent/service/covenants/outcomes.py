@@ -132,6 +132,11 @@ class Outcomes:
             )
         else:
             self._gatekeeper.clear(agent_id)
+        for _, engine in self._homes.engines():
+            if event.kind == "quarantined":
+                engine.condemn(agent_id, event.text)
+            else:
+                engine.absolve(agent_id)
         self._evidence.append(
             {"event": event.kind, "agent": agent_id, "text": event.text}, sync=True
         )

@@ -155,6 +155,6 @@ def _unreached(engine: Engine) -> Iterator[tuple[Covenant, Party]]:
     """The parties of durable covenants in force that no transport leads to."""
     for covenant in engine.covenants():
         if covenant.in_force and covenant.durable:
-            for party in covenant.parties.values():
+            for party in covenant.reached():
                 if party.link is None:
                     yield covenant, party
