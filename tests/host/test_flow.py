@@ -106,7 +106,7 @@ def test_a_slow_rate_is_not_spent_on_probes(flow_sim):
 
 
 @pytest.mark.parametrize("loss", [0, 10, 25, 40])
-@pytest.mark.parametrize("rate", [2, 50, 1000, 20_000, 2_000_000])
+@pytest.mark.parametrize("rate", [50, 1000, 20_000, 2_000_000])
 def test_no_rate_stalls_on_a_hostile_link(flow_sim, rate, loss):
     size = min(200_000, 64 * (256 + 10 * rate))
     for back_rate in (0, max(rate, 50)):

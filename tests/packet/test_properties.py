@@ -26,7 +26,7 @@ from assent.wire.fabric import Flags, block_cost
 from .conftest import Rig
 from .twin import IN_VM
 
-EXAMPLES = settings(max_examples=10 if IN_VM else 150, deadline=None)
+EXAMPLES = settings(max_examples=10 if IN_VM else 80, deadline=None)
 # Each example has a gate of its own, and often reads all of its state: one with little of it.
 SMALL = Profile("small", locals=4, sessions=4, connections=4, flows=16, replay_chunks=32, tallies=4)
 WINDOW = 64

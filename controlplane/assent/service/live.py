@@ -237,8 +237,6 @@ class LiveSession:
         if self.phase is Phase.ENDED:
             return
         opened = self._zero.open(header, payload)
-        # Who makes such a frame has the keys: that is what the handshake's confirmation says.
-        self.confirm()
         actions = [self._action(tag) for tag in opened.tags]
         self._heard_at = now
         self.unknown_tags += opened.skipped
@@ -326,12 +324,8 @@ class LiveSession:
         if now >= self._heard_at + self._patience:
             self.drop("the peer is silent")
         elif now >= self._sent_at + HEARTBEAT:
-            self.greet(now)
-
-    def greet(self, now: int) -> None:
-        """Sends a heartbeat: the peer hears that we live, that we have the keys, and all grants."""
-        self._sent_at = now
-        self._send(DATA, [self._grant_tag(flow, 0) for flow in self._open_flows()])
+            self._sent_at = now
+            self._send(DATA, [self._grant_tag(flow, 0) for flow in self._open_flows()])
 
     # Within
 

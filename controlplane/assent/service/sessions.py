@@ -229,8 +229,6 @@ class SessionManager:
             pair.live = self._make_live(pair, placed, confirmed=True)
             self._schedule(pair)
             self._link_up(pair)
-            # The last daemon may have been killed before its peer was told of the session.
-            pair.live.greet(self._now())
             log.info("session taken over", extra={"session": placed.stored.id})
         self._cells.receiver = self._receive
         self._finish_renewals()
@@ -564,7 +562,7 @@ class SessionManager:
                 elif pair.live is None:
                     raise UnexpectedFrame("a session frame without a session")
                 else:
-                    self._receive_in_session(pair, pair.live, frame)
+                    pair.live.receive(frame.header, frame.payload, self._now())
             finally:
                 self._flush(pair)
         except RemoteError as error:
@@ -577,13 +575,6 @@ class SessionManager:
             # A bug in one frame's handling must not stop the others.
             self.refused += 1
             log.exception("control frame failed")
-
-    def _receive_in_session(self, pair: _Pair, live: LiveSession, frame: Frame) -> None:
-        was_confirmed = live.phase is not Phase.UNCONFIRMED
-        live.receive(frame.header, frame.payload, self._now())
-        if not was_confirmed and live.phase is Phase.ESTABLISHED:
-            self._link_up(pair)
-            self._succeed(pair)
 
     def _receive_handshake(self, pair: _Pair, remote: RemoteCell, frame: Frame, mac: bytes) -> None:
         cell = self._store.local(pair.local)
