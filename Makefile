@@ -67,9 +67,11 @@ test: as-root build/.debian-test build ## all tests; needs root for those that u
 
 # -- other kernels --------------------------------------------------------------------------------
 
-vm-test: build/.vm build ## packet, race and transfer tests on Debian's own kernel, in QEMU
+VM_TESTS ?=
+
+vm-test: build/.vm build ## packet and transfer tests on Debian's own kernel, in QEMU (VM_TESTS=files for some)
 	$(say) "Tests in a virtual machine"
-	@$(BIN)/python tests/vm/run
+	@$(BIN)/python tests/vm/run $(VM_TESTS)
 
 # -- C, looked at for longer ----------------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from . import twin as twins
 from .twin import DifferenceError, Twin
 
 FRAMES = 20_000 if twins.IN_VM else 500_000
+# So few frames hold too few of these to count on.
+SELDOM = frozenset({"over_rate", "lease_expired"} if twins.IN_VM else ())
 SEEDS = (1, 2)
 # Reasons that need several CPUs at once, or are said of frames that leave.
 EXEMPT = {"contended", "not_local"}
@@ -72,7 +74,7 @@ def test_no_difference(rig: Any, tmp_path: Path, seed: int) -> None:
     assert report.verdicts[ADMITTED] > FRAMES / 5
     assert report.verdicts["not_ours"] > FRAMES / 100
     rare = {name for name, count in report.verdicts.items() if count < FRAMES / 10_000}
-    assert rare == EXEMPT, "frames.c makes too few of these to say anything"
+    assert rare - SELDOM == EXEMPT, "frames.c makes too few of these to say anything"
     assert set(report.verdicts) == {*reasons().names, "not_ours"}
 
 
