@@ -196,7 +196,7 @@ class Desk:
         frame = CovenantFrame(
             kind, flags, 0, 0, self.agent_id, self.wall(), payloads.encode(payload)
         )
-        raw = frame.signed(self._signers[public_key].sign).encode()
+        raw = frame.sealed(self._signers[public_key].sign)
         self._outbox.append(Outgoing(0, link, raw))
 
     # The immune layer's arm

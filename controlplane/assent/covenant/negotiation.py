@@ -49,7 +49,7 @@ from assent.covenant.payloads import (
     encode,
 )
 from assent.covenant.terms import TermSet, terms_hash
-from assent.errors import FailedPrecondition, InvalidArgument, RemoteError
+from assent.errors import FailedPrecondition, RemoteError
 from assent.identity.keys import verify
 from assent.wire.tcpup import CovenantFrame, FrameFlag, FrameType
 
@@ -505,4 +505,4 @@ def _because(reject: Reject) -> str:
     return "; ".join(f"{one.term_ref}: {one.rationale}" for one in reasons)
 
 
-__all__ = ["CREATION_SLACK_US", "InvalidArgument", "Negotiation", "TermsDiffer"]
+__all__ = ["CREATION_SLACK_US", "Negotiation", "TermsDiffer"]

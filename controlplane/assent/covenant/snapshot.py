@@ -12,7 +12,7 @@ from uuid import UUID
 
 import cbor2
 
-from assent.covenant.agreement import Amendment, Covenant, Party, Version, proposal_of
+from assent.covenant.agreement import Amendment, Covenant, Party, Version
 from assent.covenant.machine import State
 from assent.covenant.payloads import (
     Clause,
@@ -185,6 +185,3 @@ def _amendment(body: Mapping[str, Any]) -> Amendment:
         Rotation.from_body(body["rotation"]) if body["rotation"] else None,
         body["sequence"],
     )
-
-
-__all__ = ["dump", "load", "proposal_of"]

@@ -45,6 +45,7 @@ from h2.exceptions import ProtocolError as H2ProtocolError
 from h2.settings import SettingCodes
 
 from assent.errors import InvalidArgument, ResourceExhausted, Unavailable
+from assent.service.bindings import listening
 from assent.service.bindings.links import (
     FRAME_MAX,
     BindingError,
@@ -57,7 +58,7 @@ from assent.service.bindings.links import (
     require_sendable,
     require_whole,
 )
-from assent.service.bindings.sockets import Acceptor, Wire, dial, end_all
+from assent.service.bindings.sockets import Wire, dial, end_all
 from assent.service.bindings.tls import (
     ALPN_HTTP2,
     HTTPS_PORT,
@@ -630,62 +631,14 @@ class _Dialled(_Connection):
         super()._over(reason)
 
 
-class Listener:
-    """Takes links from clients. Use it as an async context manager.
+class Listener(listening.Listener):
+    """Takes links from clients; see `listening.Listener`."""
 
-    Args:
-        host: Address to listen at.
-        port: TCP port; 0 = any.
-        ssl: See `tls.server_context`.
-        owner: Gets the links.
-        limits: Bounds.
+    KIND = "http2"
 
-    Raises:
-        InvalidArgument: `ssl` speaks TLS older than 1.3.
-        Unavailable: On entering, where the address cannot be listened at.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        ssl: tls_library.SSLContext,
-        owner: LinkOwner,
-        limits: Limits | None = None,
-    ) -> None:
-        require_strict(ssl, client=False)
-        limits = limits or Limits()
-        self.refusals = Refusals("http2", asyncio.get_running_loop().time)
-        self._acceptor = Acceptor(
-            host,
-            port,
-            ssl,
-            limits,
-            self.refusals,
-            lambda peer: _Served(peer, owner, limits, self.refusals),
-        )
-
-    @property
-    def port(self) -> int:
-        """The TCP port, while the context is entered."""
-        return self._acceptor.port
-
-    @property
-    def connections(self) -> int:
-        """Connections at present."""
-        return self._acceptor.connections
-
-    async def __aenter__(self) -> Self:
-        await self._acceptor.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._acceptor.__aexit__(kind, error, traceback)
+    def _serve(self, peer: str, owner: LinkOwner, limits: Limits) -> Wire:
+        """See `listening.Listener`."""
+        return _Served(peer, owner, limits, self.refusals)
 
 
 class Connector:

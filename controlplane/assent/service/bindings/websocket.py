@@ -12,8 +12,7 @@ import http
 import logging
 import ssl as tls_library
 from abc import abstractmethod
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 from uuid import UUID
 
 from websockets.client import ClientProtocol
@@ -25,6 +24,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from assent.service.bindings import listening
 from assent.service.bindings.links import (
     FRAME_MAX,
     BindingError,
@@ -37,7 +37,7 @@ from assent.service.bindings.links import (
     require_sendable,
     require_whole,
 )
-from assent.service.bindings.sockets import Acceptor, Wire, dial
+from assent.service.bindings.sockets import Wire, dial
 from assent.service.bindings.tls import HTTPS_PORT, PATH, require_strict, split_url
 from assent.wire.cellid import CellID
 
@@ -315,62 +315,14 @@ class _Dialled(_WebSocket):
         self._begun()
 
 
-class Listener:
-    """Takes links from clients. Use it as an async context manager.
+class Listener(listening.Listener):
+    """Takes links from clients; see `listening.Listener`."""
 
-    Args:
-        host: Address to listen at.
-        port: TCP port; 0 = any.
-        ssl: See `tls.server_context`.
-        owner: Gets the links.
-        limits: Bounds.
+    KIND = "websocket"
 
-    Raises:
-        InvalidArgument: `ssl` speaks TLS older than 1.3.
-        Unavailable: On entering, where the address cannot be listened at.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        ssl: tls_library.SSLContext,
-        owner: LinkOwner,
-        limits: Limits | None = None,
-    ) -> None:
-        require_strict(ssl, client=False)
-        limits = limits or Limits()
-        self.refusals = Refusals("websocket", asyncio.get_running_loop().time)
-        self._acceptor = Acceptor(
-            host,
-            port,
-            ssl,
-            limits,
-            self.refusals,
-            lambda peer: _Served(peer, owner, limits, self.refusals),
-        )
-
-    @property
-    def port(self) -> int:
-        """The TCP port, while the context is entered."""
-        return self._acceptor.port
-
-    @property
-    def connections(self) -> int:
-        """Connections at present."""
-        return self._acceptor.connections
-
-    async def __aenter__(self) -> Self:
-        await self._acceptor.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._acceptor.__aexit__(kind, error, traceback)
+    def _serve(self, peer: str, owner: LinkOwner, limits: Limits) -> Wire:
+        """See `listening.Listener`."""
+        return _Served(peer, owner, limits, self.refusals)
 
 
 async def connect(
