@@ -221,6 +221,20 @@ def _write_private(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
+def require_private(path: Path, status: os.stat_result) -> None:
+    """Makes sure that a file that holds a secret is its owner's alone.
+
+    Raises:
+        FailedPrecondition: It is not, or it is no regular file.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise FailedPrecondition(f"{path} is not a regular file")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise FailedPrecondition(
+            f"{path} is open to others than its owner; chmod 600 it, or make a new key"
+        )
+
+
 def _read_private(path: Path) -> bytes:
     # Non-blocking, so that a FIFO in the key's place cannot hang the caller.
     try:
@@ -228,11 +242,5 @@ def _read_private(path: Path) -> bytes:
     except FileNotFoundError:
         raise NotFound(f"{path} is not there") from None
     with os.fdopen(fd, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise FailedPrecondition(f"{path} is not a regular file")
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise FailedPrecondition(
-                f"{path} is open to others than its owner; chmod 600 it, or make a new key"
-            )
+        require_private(path, os.fstat(file.fileno()))
         return file.read(_KEY_FILE_MAX)

@@ -8,12 +8,12 @@ stay set all the same, for they cost nothing.
 from __future__ import annotations
 
 import ssl
-import stat
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from assent.errors import FailedPrecondition, InvalidArgument, NotFound
+from assent.identity.keys import require_private
 
 ALPN_HTTP2: Final = "h2-tcpup"
 """Seed, section 6.1."""
@@ -144,14 +144,8 @@ def _trust(context: ssl.SSLContext, ca: Path) -> None:
 
 
 def _require_private(path: Path) -> None:
-    """The same demand that the keys of cells meet."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except FileNotFoundError:
         raise NotFound(f"{path} is not there") from None
-    if not stat.S_ISREG(mode):
-        raise FailedPrecondition(f"{path} is not a regular file")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise FailedPrecondition(
-            f"{path} is open to others than its owner; chmod 600 it, or make a new key"
-        )
+    require_private(path, status)
