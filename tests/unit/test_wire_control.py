@@ -2,7 +2,7 @@ import contextlib
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assent.errors import InvalidArgument, LocalError, RemoteError
@@ -23,6 +23,7 @@ from assent.wire.control import (
     ManifestItem,
     Tag,
     decode_body,
+    decode_tag,
     decode_tags,
     encode_body,
     encode_tags,
@@ -46,6 +47,7 @@ BODIES = [
     Manifest(2, (ITEM, ManifestItem("ünïcode.txt", 0, bytes(32)))),
     Close("going down for maintenance"),
     Close(""),
+    Close("", 7, 0xFFFF_FFFF, (1 << 64) - 1),
     CovenantParcel(1, 0),
 ]
 
@@ -84,6 +86,7 @@ def test_tags_round_trip_in_order():
     assert decode_tags(encode_tags(tags)) == (tags, 0)
 
 
+@settings(deadline=None)
 @given(values)
 def test_bodies_round_trip(value):
     try:
@@ -99,6 +102,21 @@ def test_unknown_tags_are_skipped_and_counted_without_a_look_at_their_body():
     tags, skipped = decode_tags(unknown + known + unknown)
     assert [tag.tag for tag in tags] == [Tag.CLOSE]
     assert skipped == 2
+
+
+def test_one_tag_is_read_whatever_follows_it():
+    payload = encode_tags([ControlTag(Tag.BLOCK_PUT, 3, {"size": 60})])
+    tag, end = decode_tag(payload + b"no tag at all")
+    assert (tag, end) == (ControlTag(Tag.BLOCK_PUT, 3, {"size": 60}), len(payload))
+    assert decode_tag(raw("0fff 0000 00000000", bytes(56)) + b"rest") == (None, 64)
+    assert decode_tag(bytes(64) + payload, 64) == (tag, 64 + len(payload))
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 63])
+def test_a_tag_that_is_not_all_there_is_refused(length):
+    payload = encode_tags([ControlTag(Tag.CLOSE, 0, {"reason": ""})])
+    with pytest.raises(ControlError, match="over the end"):
+        decode_tag(payload[:length])
 
 
 def test_an_empty_payload_has_no_tags():
@@ -142,12 +160,14 @@ def test_encode_refuses_numbers_out_of_range(tag):
         encode_tags([tag])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=256))
 def test_decoding_anything_gives_tags_or_a_remote_error(buf):
     with contextlib.suppress(RemoteError):
         decode_tags(buf)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_decoding_any_body_gives_a_value_or_a_remote_error(buf):
     try:
@@ -245,7 +265,7 @@ def test_size_is_bounded_both_ways():
         encode_body(bytes(MAX_BODY))
 
 
-@pytest.mark.parametrize("body", [{1: 2}, object(), cbor2.CBORTag(1, 2), "\ud800", [[]] * 300])
+@pytest.mark.parametrize("body", [{1: 2}, object(), cbor2.CBORTag(1, 2), "\ud800", [[]] * 400])
 def test_encode_refuses_what_decode_would(body):
     with pytest.raises(InvalidArgument, match="body"):
         encode_body(body)
@@ -368,6 +388,7 @@ def test_odd_but_plain_names_are_fine(name):
         ("digest", bytes(31)),
         ("algorithm", "md5"),
         ("algorithm", ""),
+        ("algorithm", "BLAKE3"),
     ],
 )
 def test_a_manifest_item_out_of_range(key, value):
@@ -409,6 +430,31 @@ def test_a_content_type_is_text():
         ManifestItem.from_body({**ITEM.to_body(), "content_type": b"a/b"})
 
 
+@pytest.mark.parametrize(("have", "digest"), [(None, b""), (0, b""), (5, bytes(32))])
+def test_an_answer_says_what_its_sender_holds(have, digest):
+    item = ManifestItem("a", 5, bytes(32), "blake3", have=have, have_digest=digest)
+    assert ManifestItem.from_body(decode_body(encode_body(item.to_body()))) == item
+    assert ("have" in item.to_body()) == (have is not None)
+
+
+@pytest.mark.parametrize(
+    ("have", "digest"),
+    [(-1, b""), (6, bytes(32)), (0, bytes(32)), (5, b""), (5, bytes(31)), (True, b""), (None, b"")],
+)
+def test_an_answer_cannot_hold_what_is_not_there(have, digest):
+    body = {**ManifestItem("a", 5, bytes(32), "blake3").to_body(), "have": have}
+    with pytest.raises(ControlError, match="have"):
+        ManifestItem.from_body({**body, "have_digest": digest})
+    with pytest.raises(ControlError, match="have_digest"):
+        ManifestItem.from_body({**body, "have": 0, "have_digest": "text"})
+
+
+def test_a_digest_of_what_is_held_needs_to_say_how_much():
+    body = ManifestItem("a", 5, bytes(32)).to_body()
+    with pytest.raises(ControlError, match="have_digest"):
+        ManifestItem.from_body({**body, "have_digest": bytes(32)})
+
+
 def test_a_parcel_may_carry_a_piece():
     parcel = CovenantParcel((1 << 64) - 1, 2, 3, b"\x05", CovenantPiece(4, True, b"frame"))
     assert CovenantParcel.from_body(decode_body(encode_body(parcel.to_body()))) == parcel
@@ -425,6 +471,12 @@ def test_local_values_out_of_range_are_local_errors():
         lambda: Manifest(0, (ITEM,)),
         lambda: Hail(b"", 0),
         lambda: Close("x" * 256),
+        lambda: Close("", None, 1, 2),
+        lambda: Close("", 1, 1),
+        lambda: Close("", 1, None, 2),
+        lambda: Close("", 1, 1 << 32, 2),
+        lambda: Close("", 1, 1, 1 << 64),
+        lambda: Close("", 1, -1, 2),
         lambda: Close("a\x1b[0m"),
         lambda: Close("\ud800"),
         lambda: CovenantParcel(0, 1),
