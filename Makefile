@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
-C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch] tests/races/*.[ch])
+C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] controlplane/assent/sim/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch] tests/races/*.[ch])
 
 say = @printf '\033[1m==>\033[0m %s\n'
 
@@ -38,11 +38,21 @@ build/.debian-vm: deploy/debian-packages-vm.txt deploy/install-packages
 	@deploy/install-packages deploy/debian-packages-vm.txt
 	@mkdir -p build && touch $@
 
-# What the extra names, and not the project again: that would be built anew.
-VM_EXTRA = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["vm"])
+# What an extra names, and not the project again: that would be built anew.
+EXTRA = import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]])
 build/.vm: pyproject.toml build/.venv build/.debian-vm
 	$(say) "virtme-ng in $(VENV)"
-	@$(BIN)/python -c '$(VM_EXTRA)' | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check
+	@$(BIN)/python -c '$(EXTRA)' vm | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check
+	@touch $@
+
+build/.sim: pyproject.toml build/.venv
+	$(say) "matplotlib in $(VENV)"
+	@$(BIN)/python -c '$(EXTRA)' sim | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check
+	@touch $@
+
+build/.bench: pyproject.toml build/.venv
+	$(say) "What is measured beside us, in $(VENV)"
+	@$(BIN)/python -c '$(EXTRA)' bench | xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check
 	@touch $@
 
 build: setup ## BPF objects, gRPC stubs, native modules: what is out of date
@@ -61,7 +71,7 @@ demo: as-root build ## a real file crosses the fabric, under attack (FILE=/path 
 	$(say) "Demo"
 	@$(BIN)/assent demo $(if $(FILE),--file '$(FILE)') --output build/demo.json
 
-test: as-root build/.debian-test build ## all tests; needs root for those that use the kernel
+test: as-root build/.debian-test build/.bench build ## all tests; needs root for those that use the kernel
 	$(say) "Tests"
 	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
 
@@ -81,9 +91,13 @@ fuzz: build ## fuzz each C parser, FUZZ_RUNS inputs each; the corpus stays in bu
 	$(say) "Fuzz: $(FUZZ_RUNS) inputs a target"
 	@FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout=0 tests/fuzz
 
-soak: as-root build ## races, program swaps and kills in full length; SEED=number repeats a run
-	$(say) "Soak: 10,000,000 frames a CPU, 1,000 swaps, 1,000 kills"
-	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races
+SIM_EXAMPLES ?= 5000
+
+soak: as-root build ## races, swaps, kills and ten minutes at full rate; SEED=number repeats a run
+	$(say) "Soak: 10,000,000 frames a CPU, 1,000 swaps, 1,000 kills, ten minutes at full rate"
+	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races tests/netns/test_soak.py
+	$(say) "The engine against $(SIM_EXAMPLES) plans of each kind"
+	@SIM_EXAMPLES=$(SIM_EXAMPLES) $(BIN)/pytest --timeout=0 tests/unit/test_sim_faults.py
 
 verifier-record: build ## what the verifier goes through for each program is what it may be
 	$(say) "Verifier's record"
@@ -108,9 +122,15 @@ format: build ## apply ruff's and clang-format's formatting
 	@$(BIN)/ruff format controlplane tests
 	@$(BIN)/clang-format -i $(C_FILES)
 
-bench: build ## measure beside a peer in the same run; writes build/bench.md
+bench: build/.bench build ## measure beside a peer in the same run; writes build/bench.md
 	$(say) "Bench"
 	@$(BIN)/assent bench all --output build/bench.md
+
+SEED ?= 1
+
+sim: build/.sim build ## any distance, in virtual time, beside a TCP model; writes build/sim (SEED=number for other weather)
+	$(say) "Simulator"
+	@$(BIN)/assent sim run --seed $(SEED) --output build/sim
 
 clean: ## remove what was built
 	@rm -rf build dist controlplane/assent/v1 controlplane/assent/objects controlplane/assent/_*.so
@@ -118,4 +138,4 @@ clean: ## remove what was built
 distclean: clean ## and the virtual environment
 	@rm -rf $(VENV)
 
-.PHONY: as-root help setup build demo test vm-test fuzz soak verifier-record vm-verifier-record lint format bench clean distclean
+.PHONY: as-root help setup build demo test vm-test fuzz soak verifier-record vm-verifier-record lint format bench sim clean distclean

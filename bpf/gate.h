@@ -26,12 +26,13 @@ static __always_inline long gate_load(struct xdp_md *ctx, void *to, __u32 len)
 	return bpf_xdp_load_bytes(ctx, 0, to, len);
 }
 
-/* Data goes to its flow's socket; control, and what no endpoint has open, to the kernel's stack. */
+/* Data goes where its flow's endpoint takes it; all else to the kernel's stack. */
 static __always_inline int gate_deliver(const struct xdp_md *ctx, const struct assent_found *found)
 {
 	if (!found->bound)
 		return XDP_PASS;
-	return (int)bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
+	return (int)bpf_redirect_map(
+	    &sockets, assent_socket_slot(ctx->ingress_ifindex, ctx->rx_queue_index), XDP_PASS);
 }
 
 /* Finds out what a frame is. Where it has no Ethernet header, its type is 0. */
@@ -51,7 +52,7 @@ static __noinline int gate_judge(const void *start, const void *end, struct asse
 static __always_inline int gate_run(struct xdp_md *ctx)
 {
 	struct gate_frame frame;
-	struct assent_found found = {};
+	struct assent_found found = {.ifindex = gate_ifindex(ctx)};
 	int reason = gate_open(ctx, &frame);
 
 	if (!reason) {

@@ -87,7 +87,7 @@ struct {
 /* One AF_XDP socket a receive queue; where none is bound, frames go on to the kernel's stack. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, 64);
+	__uint(max_entries, ASSENT_SOCKET_INTERFACES *ASSENT_SOCKET_QUEUES);
 	__type(key, __u32);
 	__type(value, __u32);
 } sockets SEC(".maps");

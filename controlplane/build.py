@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes what is generated: BPF objects, gRPC stubs and the two native modules.
+"""Makes what is generated: BPF objects, gRPC stubs and the native modules.
 
 The packaging backend calls it as a hook, `make build` as a program; both make only what is out of
 date. Everything lands inside the package, where neither git nor a reader of the sources sees it.
@@ -90,16 +90,15 @@ def _load_builder(path: Path) -> Any:
 
 
 def build_native() -> None:
-    """Compiles the binding of libbpf and the endpoint's per-packet loops."""
+    """Compiles the binding of libbpf, the endpoint's per-packet loops, and the simulator."""
+    engine = [
+        *(PACKAGE / "native").glob("*.[ch]"),
+        *(ROOT / "bpf" / "include" / "assent").glob("*.h"),
+    ]
     modules = {
         "_libbpf": (PACKAGE / "dataplane" / "ffi_build.py", []),
-        "_native": (
-            PACKAGE / "native" / "ffi_build.py",
-            [
-                *(PACKAGE / "native").glob("*.[ch]"),
-                *(ROOT / "bpf" / "include" / "assent").glob("*.h"),
-            ],
-        ),
+        "_native": (PACKAGE / "native" / "ffi_build.py", engine),
+        "_sim": (PACKAGE / "sim" / "ffi_build.py", [*(PACKAGE / "sim").glob("*.[ch]"), *engine]),
     }
     for name, (builder, sources) in modules.items():
         built = list(PACKAGE.glob(f"{name}.*.so"))

@@ -30,6 +30,7 @@ from assent.v1.keys_pb2_grpc import KeysStub
 from assent.v1.provisioning_pb2_grpc import ProvisioningStub
 from assent.v1.relay_pb2_grpc import RelayStub
 from assent.v1.sessions_pb2_grpc import SessionsStub
+from assent.v1.tokens_pb2_grpc import TokensStub
 
 DEFAULT_TIMEOUT_S = 40.0
 """Longer than a handshake may take, so that it is the daemon that says why one failed."""
@@ -108,7 +109,7 @@ class Client:
 
     Attributes:
         socket: The socket in use.
-        cells, covenants, fabric, grants, keys, provisioning, relay, sessions: Stubs of the
+        cells, covenants, fabric, grants, keys, provisioning, relay, sessions, tokens: Stubs of the
             services.
     """
 
@@ -131,6 +132,7 @@ class Client:
         self.provisioning = ProvisioningStub(channel)
         self.relay = RelayStub(channel)
         self.sessions = SessionsStub(channel)
+        self.tokens = TokensStub(channel)
 
     def close(self) -> None:
         """Ends the connection and every call on it."""

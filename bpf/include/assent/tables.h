@@ -75,6 +75,39 @@ struct assent_session {
 	__u32 terms_reserved[5];
 };
 
+/* Whether an endpoint takes the frames of a data flow, and where. */
+enum assent_open {
+	ASSENT_SHUT = 0,
+	ASSENT_TO_STACK = 1, /* an AF_PACKET socket behind the kernel's stack */
+	ASSENT_TO_RING = 2,  /* the AF_XDP socket of the queue that they arrive on */
+};
+
+/*
+ * A flow's `rx_open` says besides at which interface the endpoint is, so that a frame that comes to
+ * another one (a switch may send it to all) is refused and can come again: admitted there, it would
+ * be lost for good. The lower bits of the interface's number do; 0 = any.
+ */
+#define ASSENT_OPEN_KINDS 4
+#define ASSENT_OPEN_PLACES (0x10000 / ASSENT_OPEN_KINDS)
+
+static __always_inline __u16 assent_open_at(__u32 kind, __u32 ifindex)
+{
+	return (__u16)(kind | ifindex % ASSENT_OPEN_PLACES * ASSENT_OPEN_KINDS);
+}
+
+static __always_inline __u32 assent_open_kind(__u32 rx_open)
+{
+	return rx_open % ASSENT_OPEN_KINDS;
+}
+
+/* Is there an endpoint for what arrives at that interface? 0: wherever that is. */
+static __always_inline int assent_is_open(__u32 rx_open, __u32 ifindex)
+{
+	__u32 place = rx_open / ASSENT_OPEN_KINDS, here = ifindex % ASSENT_OPEN_PLACES;
+
+	return assent_open_kind(rx_open) != ASSENT_SHUT && (!place || !here || place == here);
+}
+
 /*
  * flows[slot]: one flow's accounting, one cache line, cumulative counters only. Shared with the
  * endpoint by mmap, so neither side needs a system call to read or write it. All credit is counted
@@ -97,7 +130,7 @@ struct assent_flow {
 	__u8 replay_mask;  /* chunks in the ring, minus one */
 	__u8 grant_shift;  /* unit of the `grant` field: 64 << grant_shift bytes */
 	__u32 rx_next;     /* next seq to deliver in order; endpoint */
-	__u16 rx_open;     /* an endpoint is there to take frames; endpoint */
+	__u16 rx_open;     /* assent_open_at(): where its frames are taken; endpoint */
 	__u16 tx_pending;  /* data is sent and not yet receipted; endpoint */
 };
 
@@ -113,6 +146,20 @@ struct assent_flow {
 struct assent_replay_chunk {
 	__u64 word[ASSENT_REPLAY_WORDS];
 };
+
+#define ASSENT_SOCKET_INTERFACES 64
+#define ASSENT_SOCKET_QUEUES 64
+
+/*
+ * sockets[slot]: the AF_XDP socket of a receive queue. Endpoints write, each its own entry where
+ * there is none. Interfaces whose numbers are alike here share their entries: the second socket
+ * finds its place taken.
+ */
+static __always_inline __u32 assent_socket_slot(__u32 ifindex, __u32 queue)
+{
+	return ifindex % ASSENT_SOCKET_INTERFACES * ASSENT_SOCKET_QUEUES +
+	       queue % ASSENT_SOCKET_QUEUES;
+}
 
 #define ASSENT_HOMES 4
 

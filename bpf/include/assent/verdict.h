@@ -53,7 +53,8 @@ struct assent_found {
 	const struct assent_session *session; /* the pair's entry */
 	__u32 observed; /* enum assent_reason: why it would have been refused; 0 = it is not */
 	__u16 flow;
-	__u16 bound; /* to a data flow that an endpoint has open */
+	__u16 bound;   /* for the AF_XDP socket of an endpoint */
+	__u32 ifindex; /* where it arrived, as the caller says; 0 = not known */
 };
 
 /*
@@ -350,7 +351,7 @@ assent_check_in_session(const struct assent_header *h, __u32 number, struct asse
 	if (reason)
 		return reason;
 	/* Control frames go to the control plane, which reads or loses them as it can. */
-	if (number && !ASSENT_READ_ONCE(found->flow->rx_open))
+	if (number && !assent_is_open(ASSENT_READ_ONCE(found->flow->rx_open), found->note->ifindex))
 		return ASSENT_DROP_NO_ENDPOINT;
 	return ASSENT_ADMITTED;
 }
@@ -579,7 +580,8 @@ static __always_inline enum assent_reason assent_verdict(const struct assent_hea
 	if (reason)
 		return reason;
 	note->flow = assent_be16(h->flow);
-	note->bound = note->flow && found.flow;
+	note->bound = note->flow && found.flow &&
+		      assent_open_kind(ASSENT_READ_ONCE(found.flow->rx_open)) == ASSENT_TO_RING;
 	return ASSENT_ADMITTED;
 }
 

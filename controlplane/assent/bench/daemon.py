@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from assent.client import ApiError, Client
 from assent.errors import FailedPrecondition
@@ -59,7 +59,7 @@ def running(
                 process.kill()
 
 
-def memory_mib(process: subprocess.Popen[bytes]) -> float:
+def memory_mib(process: subprocess.Popen[Any]) -> float:
     """Resident memory; the gate's maps are the kernel's, and are not in it."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -67,7 +67,7 @@ def memory_mib(process: subprocess.Popen[bytes]) -> float:
     raise FailedPrecondition("the daemon has ended")
 
 
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(process: subprocess.Popen[Any]) -> float:
     """CPU time that it has taken so far, in user mode and in the kernel."""
     # Its name may have spaces, but ends with the last parenthesis; then comes field 3.
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -15,3 +15,8 @@ def p99(taken: Sequence[int]) -> int:
 def ms(ns: float) -> float:
     """Milliseconds of nanoseconds, to the microsecond."""
     return round(ns / 1e6, 3)
+
+
+def gbit(bytes_per_second: float) -> float:
+    """Gbit a second of bytes a second, to the Mbit."""
+    return round(bytes_per_second * 8 / 1e9, 3)

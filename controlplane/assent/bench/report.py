@@ -109,6 +109,106 @@ def install_section(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def handshake_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.handshake.measure` returned."""
+    memory, daemons, goals = result["in_memory"], result["daemons"], result["goals"]
+    return [
+        f"Handshakes: in memory, both sides on one core, median of {memory['rounds']} rounds of "
+        f"{memory['handshakes']}; the ratio is of a handshake's time to the other's.",
+        "",
+        "| in memory | a second | ratio | wanted |",
+        "|---|---|---|---|",
+        f"| full handshakes | {memory['handshakes_per_second']:,} | 1 | "
+        f"at least {goals['handshakes_per_second']:,} |",
+        f"| their Noise alone, by noiseprotocol | {memory['noise_per_second']:,} | "
+        f"{memory['noise_ratio']} | |",
+        f"| their X25519 alone | {memory['floor_per_second']:,} | {memory['floor_ratio']} | |",
+        f"| QUIC's (TLS 1.3), by aioquic | {memory['quic_per_second']:,} | "
+        f"{memory['quic_ratio']} | |",
+        "",
+        f"Between two daemons, over the API: {daemons['handshakes_per_second']:,} a second one "
+        f"after the other ({daemons['p50_ms']} ms in the median, {daemons['p99_ms']} ms for 99 of "
+        f"100), {daemons['per_cpu_second']:,} a second of both daemons' CPU time.",
+    ]
+
+
+def fabric_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.fabric.measure` returned."""
+    bulk, small, asked = result["bulk"], result["small"]["per_second"], result["questions"]
+    loss, goals, ratio = result["loss"], result["goals"], result["bulk"]["ratio"]
+    speed = bulk["gbit_per_second"]
+    why = f" ({bulk['fallback_reason']})" if bulk["fallback_reason"] else ""
+    return [
+        f"One flow over veth, MTU {result['mtu']}, {bulk['backend']}{why}: median of "
+        f"{result['rounds']} rounds of {result['seconds']:g} s; messages of {result['payload']:,} "
+        "bytes, each in a frame of its own. A ratio is of our figure to the other's.",
+        "",
+        "| goodput | Gbit/s | ratio | wanted |",
+        "|---|---|---|---|",
+        f"| fabric, sealed | {speed['fabric']} | 1 | at least {goals['gbit_per_second']:g} |",
+        f"| net-mesh, reliable, sealed (window {result['mesh']['window']:,}, batches of "
+        f"{result['mesh']['batch']}) | {speed['mesh']} | {ratio['mesh']} | "
+        f"at least {goals['ratio_mesh']:g} |",
+        f"| aioquic, sealed | {speed['quic']} | {ratio['quic']} | "
+        f"at least {goals['ratio_quic']:g} |",
+        f"| TCP, in the clear | {speed['tcp']} | {ratio['tcp']} | |",
+        "",
+        "| messages of 64 bytes | a second | wanted |",
+        "|---|---|---|",
+        f"| fabric, a frame each | {small['single']:,} | at least {goals['single_per_second']:,} |",
+        f"| fabric, sharing frames | {small['shared']:,} | "
+        f"at least {goals['shared_per_second']:,} |",
+        f"| net-mesh, reliable | {small['mesh']:,} | |",
+        "",
+        "| question and answer, µs | median | 99 of 100 |",
+        "|---|---|---|",
+        f"| fabric | {asked['p50_us']['fabric']} | {asked['p99_us']['fabric']} |",
+        f"| UDP sockets | {asked['p50_us']['udp']} | {asked['p99_us']['udp']} |",
+        f"| ratio (wanted: at most {goals['latency_ratio']:g}) | {asked['ratio_p50']} | "
+        f"{asked['ratio_p99']} |",
+        "",
+        f"Through a switch that loses {loss['chance']:.0%} of all frames both ways (it lost "
+        f"{loss['lost']:.1%}): {loss['gbit']} Gbit/s for {loss['whole_gbit']} without loss, "
+        f"{loss['surviving']:.0%} of the capacity that survives (wanted: at least "
+        f"{goals['surviving']:.0%}).",
+    ]
+
+
+def incast_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.incast.measure` returned."""
+    ours, tcp = result["fabric"], result["tcp"]
+    dropped = ", ".join(f"{count:,} {why}" for why, count in ours["dropped"].items()) or "0"
+    return [
+        f"{result['senders']:,} senders of {result['size']:,} bytes each to one receiver, all at "
+        f"once; median of {result['rounds']} rounds, drops of all of them together. The receiver "
+        f"promises {ours['promised_blocks']:,} blocks at a time.",
+        "",
+        "| incast | s to the last byte | Gbit/s | Jain's index | refused at the receiver "
+        "(wanted: 0) | sent again |",
+        "|---|---|---|---|---|---|",
+        f"| fabric, {ours['backend']} | {ours['seconds']} | {ours['gbit']} | {ours['fairness']} | "
+        f"{dropped} | {ours['retransmissions']:,} |",
+        f"| TCP | {tcp['seconds']} | {tcp['gbit']} | {tcp['fairness']} | | "
+        f"{tcp['retransmissions']:,} |",
+    ]
+
+
+def memory_section(result: Mapping[str, Any]) -> list[str]:
+    """Lines about what `assent.bench.memory.measure` returned."""
+    return [
+        f"An idle connection, of {result['connections']:,} on one ring; while all are idle, the "
+        f"thread that drives it takes {result['idle_cpu']:.1%} of a CPU.",
+        "",
+        "| memory of one | bytes | wanted |",
+        "|---|---|---|",
+        f"| in the application | {result['application_bytes']:,} | "
+        f"under {result['goals']['application_bytes']:,} |",
+        f"| in the gate's maps | {result['kernel_bytes']:,}, and "
+        f"{result['kernel_tally_bytes']:,} where it counts on its own | |",
+        f"| in the daemon | {result['daemon_bytes']:,} | |",
+    ]
+
+
 def covenant_section(result: Mapping[str, Any]) -> list[str]:
     """Lines about what `assent.bench.covenant.measure` returned."""
     memory, crowd, goals = result["in_memory"], result["at_once"], result["goals"]

@@ -106,7 +106,7 @@ def _fill(tables: Tables) -> SessionEntry:
         )
     )
     for flow in (_CREDIT_FLOW, _EMPTY_FLOW):
-        tables.flows.set_open(tables.flows.slot_of(session, flow), True)
+        tables.flows.set_open(tables.flows.slot_of(session, flow), True, to_ring=True)
     tables.flows.raise_rx_granted(tables.flows.slot_of(session, _CREDIT_FLOW), _ENOUGH)
     return session
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,10 @@ def register(root: typer.Typer) -> None:
     noun.command()(scale)
     noun.command()(install)
     noun.command()(covenant)
+    noun.command()(fabric)
+    noun.command()(handshake)
+    noun.command()(incast)
+    noun.command()(memory)
     noun.command("all")(all_)
     root.add_typer(noun, name="bench")
 
@@ -129,12 +133,100 @@ def covenant(
         _show_covenant(result)
 
 
+def fabric(
+    ctx: typer.Context,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Of each measurement; 2 if left out.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Five if left out.")] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=100, help="A round; 5,000 if left out.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure one flow beside net-mesh, aioquic, TCP and UDP: bulk, small, latency, loss."""
+    from assent.bench import fabric as bench
+    from assent.bench import report
+
+    result = bench.measure(
+        seconds or bench.SECONDS, rounds or bench.ROUNDS, questions or bench.QUESTIONS
+    )
+    _print(ctx, json, result, report.fabric_section)
+
+
+def handshake(
+    ctx: typer.Context,
+    handshakes: Annotated[
+        int | None, typer.Option(min=1, help="In memory, a round; 100 if left out.")
+    ] = None,
+    renewals: Annotated[
+        int | None, typer.Option(min=1, help="Between daemons; 200 if left out.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure full handshakes a second beside Noise alone and QUIC's."""
+    from assent.bench import handshake as bench
+    from assent.bench import report
+
+    result = bench.measure(
+        handshakes=handshakes or bench.HANDSHAKES, renewals=renewals or bench.RENEWALS
+    )
+    _print(ctx, json, result, report.handshake_section)
+
+
+def incast(
+    ctx: typer.Context,
+    senders: Annotated[
+        int | None, typer.Option(min=2, max=2000, help="At once; 1,000 if left out.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Bytes that each sends; 65,536 if left out.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Five if left out.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure many senders to one receiver beside as many TCP connections."""
+    from assent.bench import incast as bench
+    from assent.bench import report
+
+    result = bench.measure(senders or bench.SENDERS, size or bench.SIZE, rounds or bench.ROUNDS)
+    _print(ctx, json, result, report.incast_section)
+
+
+def memory(
+    ctx: typer.Context,
+    connections: Annotated[
+        int | None, typer.Option(min=100, max=30_000, help="Idle; 10,000 if left out.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure what an idle connection costs in the application, the kernel and the daemon."""
+    from assent.bench import memory as bench
+    from assent.bench import report
+
+    _print(ctx, json, bench.measure(connections or bench.CONNECTIONS), report.memory_section)
+
+
 def all_(
     output: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")],
 ) -> None:
     """Measure everything and write a table with the machine and the kernel in it."""
-    from assent.bench import covenant, install, latency, report, scale, verdict
+    from assent.bench import (
+        covenant,
+        extra,
+        fabric,
+        handshake,
+        incast,
+        install,
+        latency,
+        memory,
+        report,
+        scale,
+        verdict,
+    )
     from assent.cli import render
+
+    extra.require_peers()  # now, and not when half of it is done
 
     table = report.markdown(
         verdict.measure(),
@@ -142,6 +234,10 @@ def all_(
         report.scale_section(scale.measure()),
         report.install_section(install.measure()),
         report.covenant_section(covenant.measure()),
+        report.fabric_section(fabric.measure()),
+        report.handshake_section(handshake.measure()),
+        report.incast_section(incast.measure()),
+        report.memory_section(memory.measure()),
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(table)
@@ -151,6 +247,22 @@ def all_(
 
 def _group() -> None:
     """Measurements on this host."""
+
+
+def _print(
+    ctx: typer.Context,
+    json: bool,
+    result: Mapping[str, Any],
+    section: Callable[[Mapping[str, Any]], list[str]],
+) -> None:
+    """Prints a result as it is, or the lines that a report has of it."""
+    from assent.cli import render
+
+    if wants_json(ctx, json):
+        render.print_json(result)
+    else:
+        for line in section(result):
+            render.line(line)
 
 
 def _show_latency(result: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from assent.cli.context import JsonFlag, cell_ref, connect, wants_json
 from assent.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from assent.v1.cells_pb2 import Cell, CreateRemoteRequest
+    from assent.v1.cells_pb2 import Cell, CellTableRow, CreateRemoteRequest
 
 # An export is some 250 bytes; whatever is much longer is not one.
 _EXPORT_MAX_BYTES = 65_536
@@ -50,6 +50,8 @@ def register(root: typer.Typer) -> None:
     noun.command("list")(list_cells)
     noun.command()(show)
     noun.command()(remove)
+    noun.command()(move)
+    noun.command()(table)
     noun.command()(consent)
     noun.command()(policy)
     noun.command()(export)
@@ -155,6 +157,8 @@ def show(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
     }
     if cell.local:
         rows["interface"] = cell.interface
+        if cell.standby:
+            rows["standby"] = cell.standby
     else:
         rows |= {"consent": _shown_consent(cell), "psk": cell.has_psk}
     if cell.observe:
@@ -172,6 +176,55 @@ def remove(ctx: typer.Context, name: CellName, json: JsonFlag = False) -> None:
     with connect(ctx) as client:
         reply = client.cells.Delete(DeleteCellRequest(cell=cell_ref(name)))
     render.emit(wants_json(ctx, json), reply, lambda: render.line(f"{name} is removed"))
+
+
+def move(
+    ctx: typer.Context,
+    name: CellName,
+    interface: Annotated[
+        str | None, typer.Option(metavar="IFACE", help="Where it goes; gated already.")
+    ] = None,
+    standby: Annotated[
+        str | None,
+        typer.Option(metavar="IFACE|none", help="Where it goes by itself when that one fails."),
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Have a local cell speak through another interface; its sessions go on."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import MoveCellRequest
+
+    if interface is None and standby is None:
+        raise InvalidArgument("--interface, --standby", "say at least one of them")
+    request = MoveCellRequest(cell=cell_ref(name), interface=interface)
+    if standby is not None:
+        request.standby = "" if standby == "none" else standby
+    with connect(ctx) as client:
+        cell = client.cells.Move(request)
+    spare = f", {cell.standby} stands by" if cell.standby else ""
+    said = f"{cell.name} lives on {cell.interface}{spare}"
+    render.emit(wants_json(ctx, json), cell, lambda: render.line(said))
+
+
+def table(ctx: typer.Context, json: JsonFlag = False) -> None:
+    """Show where cells are: MAC addresses, LWF hints, and how sure that is."""
+    from assent.cli import render
+    from assent.v1.cells_pb2 import ListCellTableRequest
+
+    with connect(ctx) as client:
+        reply = client.cells.ListTable(ListCellTableRequest())
+    render.emit(
+        wants_json(ctx, json),
+        reply,
+        lambda: render.table(
+            ("CELL", "NAME", "MAC", "LWF HINT", "FLAGS"),
+            [
+                (row.cell.value.hex(), row.name, row.mac, row.lwf_hint.hex(), _flags_of(row))
+                for row in reply.rows
+            ],
+            empty="nobody has been seen yet",
+        ),
+    )
 
 
 def consent(
@@ -240,6 +293,11 @@ def _get(ctx: typer.Context, name: str) -> Cell:
 
     with connect(ctx) as client:
         return client.cells.Get(GetCellRequest(cell=cell_ref(name)))
+
+
+def _flags_of(row: CellTableRow) -> str:
+    flags = {"valid": row.valid, "stale": row.stale, "relay": row.relay}
+    return "+".join(name for name, is_set in flags.items() if is_set)
 
 
 def _consent(choice: FirstConsent | AnyConsent) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from assent.v1.cells_pb2 import CellRef
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_CELLID = re.compile(r"[0-9a-fA-F]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +41,20 @@ def connect(ctx: typer.Context) -> Client:
     return Client(_globals(ctx).socket)
 
 
+def socket_of(ctx: typer.Context) -> Path | None:
+    """The API's socket as the global options name it; None where the environment decides."""
+    return _globals(ctx).socket
+
+
 def cell_ref(text: str) -> CellRef:
     """A cell as people name it: 32 hexadecimal digits are its id, all else is its name.
 
     Raises:
         InvalidArgument: It has colons, as only an id has, but is not an id.
     """
-    from assent.v1.cells_pb2 import CellRef
-    from assent.v1.common_pb2 import CellId
-    from assent.wire.cellid import CellID
+    from assent import naming
 
-    # Grouped by dashes, an id could be a name; names have no colons.
-    if ":" in text or _CELLID.fullmatch(text):
-        return CellRef(id=CellId(value=CellID.parse(text).raw))
-    return CellRef(name=text)
+    return naming.cell_ref(text)
 
 
 def _globals(ctx: typer.Context) -> Globals:

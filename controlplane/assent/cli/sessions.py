@@ -10,7 +10,7 @@ import typer
 from assent.cli.context import JsonFlag, cell_ref, connect, wants_json
 
 if TYPE_CHECKING:
-    from assent.v1.sessions_pb2 import Session
+    from assent.v1.sessions_pb2 import ControlBlock, Session
 
 Remote = Annotated[str, typer.Argument(metavar="REMOTE", help="Name or id of the other cell.")]
 
@@ -45,10 +45,20 @@ def connect_session(
     render.emit(wants_json(ctx, json), session, lambda: render.line(said))
 
 
-def list_sessions(ctx: typer.Context, json: JsonFlag = False) -> None:
+def list_sessions(
+    ctx: typer.Context,
+    pcb: Annotated[
+        bool, typer.Option("--pcb", help="As control blocks: states, numbers, last activity.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
     """List all sessions."""
     from assent.cli import render
     from assent.v1.sessions_pb2 import ListSessionsRequest
+
+    if pcb:
+        _list_blocks(ctx, json=json)
+        return
 
     with connect(ctx) as client:
         reply = client.sessions.List(ListSessionsRequest())
@@ -119,6 +129,35 @@ def _show(session: Session) -> None:
     )
 
 
+def _list_blocks(ctx: typer.Context, *, json: bool) -> None:
+    from assent.cli import render
+    from assent.v1.sessions_pb2 import ListControlBlocksRequest
+
+    with connect(ctx) as client:
+        reply = client.sessions.ListControlBlocks(ListControlBlocksRequest())
+    rows = [
+        (
+            block.remote_name,
+            block.remote.value.hex(),
+            _state(block),
+            block.local_seq,
+            block.remote_seq,
+            render.when(block.last_active_unix_ns),
+            block.dkh_trust,
+        )
+        for block in reply.blocks
+    ]
+    render.emit(
+        wants_json(ctx, json),
+        reply,
+        lambda: render.table(
+            ("REMOTE", "CELL", "STATE", "LOCAL SEQ", "REMOTE SEQ", "LAST ACTIVE", "DKH TRUST"),
+            rows,
+            empty="no connections: see `assent sessions connect --help`",
+        ),
+    )
+
+
 def _row(session: Session) -> tuple[object, ...]:
     from assent.cli import render
 
@@ -134,7 +173,7 @@ def _row(session: Session) -> tuple[object, ...]:
     )
 
 
-def _state(session: Session) -> str | None:
+def _state(session: Session | ControlBlock) -> str | None:
     from assent.cli import render
     from assent.v1.sessions_pb2 import SessionState
 

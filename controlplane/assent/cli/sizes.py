@@ -48,6 +48,22 @@ def parse_blocks(text: str) -> int:
     return blocks
 
 
+def parse_bytes(field: str, text: str) -> int:
+    """Reads an amount of bytes.
+
+    Args:
+        field: What it is for, as the user knows it.
+        text: As in `4096`, `256KiB`, `1.5MiB` or `100kB`.
+
+    Raises:
+        InvalidArgument: It is not an amount.
+    """
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None or (match[2] and match[2] not in _UNIT_BYTES):
+        raise InvalidArgument(field, "needs a number of bytes, or a size like 10GiB")
+    return int(Decimal(match[1]) * _UNIT_BYTES[match[2] or "B"])
+
+
 def show_bytes(count: int) -> str:
     """An amount of bytes in the largest unit that it fills, as in `1.5 MiB`."""
     for power, prefix in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):

@@ -4,37 +4,29 @@
 from __future__ import annotations
 
 import contextlib
-import enum
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from assent.cli.context import JsonFlag, cell_ref, connect, wants_json
+from assent.cli.flows import (
+    BackendName,
+    BackendOption,
+    FlowOption,
+    LocalOption,
+    announce_open,
+    endpoint,
+    progress,
+)
 
 if TYPE_CHECKING:
-    from assent.client import Client
-    from assent.transport.endpoint import FlowEndpoint
+    from assent.transport.blocking import Endpoint, Flow
     from assent.v1.cells_pb2 import CellRef
-
-FlowOption = Annotated[int, typer.Option(min=1, max=7, help="The flow, as granted.")]
-
-
-class BackendName(enum.StrEnum):
-    """How frames reach the interface."""
-
-    AUTO = "auto"
-    AF_XDP = "af_xdp"
-    AF_PACKET = "af_packet"
-
-
-BackendOption = Annotated[
-    BackendName, typer.Option(help="auto tries AF_XDP and falls back to AF_PACKET.")
-]
+    from assent.wire.control import ManifestItem
 
 
 def register(root: typer.Typer) -> None:
@@ -45,41 +37,36 @@ def register(root: typer.Typer) -> None:
 
 def send(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to send.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files, or directories of files.")
+    ],
     to: Annotated[str, typer.Option(metavar="REMOTE", help="Name or id of the receiving cell.")],
     flow: FlowOption = 1,
     backend: BackendOption = BackendName.AUTO,
     content_type: Annotated[
         str, typer.Option(metavar="TYPE/SUBTYPE", help="What it is, as covenants name it.")
     ] = "application/octet-stream",
+    local: LocalOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Send a file to a remote cell and wait until all of it is receipted."""
-    from assent.transport.transfer import manifest_of, send_file
-    from assent.v1.sessions_pb2 import AnnounceRequest, ManifestItem
+    """Send files to a remote cell and wait until it has verified all of them.
 
-    item = replace(manifest_of(file), content_type=content_type)
-    remote = cell_ref(to)
-    with connect(ctx) as client, _endpoint(client, remote, flow, backend) as endpoint:
-        client.sessions.Announce(
-            AnnounceRequest(
-                remote=remote,
-                flow=flow,
-                items=[
-                    ManifestItem(
-                        name=item.name,
-                        size=item.size,
-                        digest=item.digest,
-                        algorithm=item.algorithm,
-                        content_type=item.content_type,
-                    )
-                ],
-            )
-        )
-        started = time.monotonic_ns()
-        with _progress(f"sending {item.name}", item.size) as on_progress:
-            send_file(endpoint, file, item.size, on_progress)
-        _report(ctx, json, "sent", endpoint, file, item.size, item.digest, started)
+    If that breaks off, the same command goes on where it broke off.
+    """
+    from assent.transport.transfer import files_in, manifest_of, send_files
+
+    items = [(path, manifest_of(path, content_type)) for path in files_in(files)]
+    with (
+        endpoint(ctx, local, backend, peer=to) as opened,
+        _Report(ctx, json, "sent", opened) as report,
+        opened.connect(to).flow(flow) as link,
+        _Bars("sending") as bars,
+    ):
+        announce_open(opened, link)
+        report.begin(link)
+        resumed = send_files(link, items, _announcer(ctx, cell_ref(to), opened, flow), bars.show)
+        for path, item in items:
+            report.add(path, item, resumed[item.name])
 
 
 def recv(
@@ -92,119 +79,173 @@ def recv(
     ] = Path(),
     flow: FlowOption = 1,
     backend: BackendOption = BackendName.AUTO,
+    local: LocalOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Receive the files that a remote cell announces next, and check them."""
+    """Receive the files that a remote cell sends next, and check them."""
     from assent.cli.failure import CommandError
-    from assent.transport.transfer import receive_file
-    from assent.v1.sessions_pb2 import WatchManifestsRequest
-    from assent.wire.control import ManifestItem
+    from assent.transport.transfer import receive_files
 
     if not directory.is_dir():
         raise CommandError(
             f"{directory} is not a directory", "create it, or name another with --dir"
         )
-    remote = cell_ref(sender)
-    with connect(ctx) as client, _endpoint(client, remote, flow, backend) as endpoint:
-        announced = client.sessions.WatchManifests(WatchManifestsRequest(remote=remote))
-        manifest = next(each for each in announced if each.flow == flow)
-        # All that follows runs without the daemon.
-        announced.cancel()
-        for raw in manifest.items:
-            item = ManifestItem(raw.name, raw.size, raw.digest, raw.algorithm)
-            started = time.monotonic_ns()
-            with _progress(f"receiving {item.name}", item.size) as on_progress:
-                path = receive_file(endpoint, item, directory, on_progress)
-            _report(ctx, json, "received", endpoint, path, item.size, item.digest, started)
+    with (
+        endpoint(ctx, local, backend, peer=sender) as opened,
+        _Report(ctx, json, "received", opened) as report,
+        opened.connect(sender).flow(flow) as link,
+        _Bars("receiving") as bars,
+        _announced(ctx, cell_ref(sender), flow) as manifests,
+    ):
+        announce_open(opened, link)
+        first = next(manifests)
+        report.begin(link)
+        batches = _chain(first, manifests)
+        for item, path, resumed in receive_files(link, batches, directory, bars.show):
+            report.add(path, item, resumed)
+
+
+def _announcer(
+    ctx: typer.Context, remote: CellRef, opened: Endpoint, flow: int
+) -> Callable[[Sequence[ManifestItem]], None]:
+    from assent.v1.sessions_pb2 import AnnounceRequest
+    from assent.v1.sessions_pb2 import ManifestItem as Item
+
+    def announce(batch: Sequence[ManifestItem]) -> None:
+        items = [
+            Item(
+                name=item.name,
+                size=item.size,
+                digest=item.digest,
+                algorithm=item.algorithm,
+                content_type=item.content_type,
+            )
+            for item in batch
+        ]
+        request = AnnounceRequest(
+            remote=remote, local=cell_ref(str(opened.local)), flow=flow, items=items
+        )
+        with connect(ctx) as client:
+            client.sessions.Announce(request)
+
+    return announce
 
 
 @contextlib.contextmanager
-def _endpoint(
-    client: Client, remote: CellRef, flow: int, backend: BackendName
-) -> Iterator[FlowEndpoint]:
-    from assent.transport.access import access_of
-    from assent.transport.endpoint import Backend, FlowEndpoint
-    from assent.v1.sessions_pb2 import OpenFlowRequest
+def _announced(
+    ctx: typer.Context, remote: CellRef, flow: int
+) -> Iterator[Iterator[Sequence[ManifestItem]]]:
+    """What a remote cell announces for a flow, batch after batch."""
+    from assent.v1.sessions_pb2 import WatchManifestsRequest
+    from assent.wire.control import ManifestItem
 
-    handle = client.sessions.OpenFlow(OpenFlowRequest(remote=remote, flow=flow))
-    with FlowEndpoint(access_of(handle), Backend[backend.name]) as endpoint:
-        del handle
-        used = endpoint.backend.name
-        reason = f" ({endpoint.fallback_reason})" if endpoint.fallback_reason else ""
-        print(f"assent: flow {flow} is open, over {used}{reason}", file=sys.stderr, flush=True)
-        yield endpoint
-
-
-@contextlib.contextmanager
-def _progress(title: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal, a line at every quarter where it is not."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield _quarters(title, size)
-        return
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as bar:
-        task = bar.add_task(title, total=size)
-        yield lambda done: bar.update(task, completed=done)
+    with connect(ctx) as client:
+        stream = client.sessions.WatchManifests(WatchManifestsRequest(remote=remote, flow=flow))
+        yield (
+            [
+                ManifestItem(item.name, item.size, item.digest, item.algorithm, item.content_type)
+                for item in manifest.items
+            ]
+            for manifest in stream
+        )
+        stream.cancel()
 
 
-def _quarters(title: str, size: int) -> Callable[[int], None]:
-    told = -1
-
-    def tell(done: int) -> None:
-        nonlocal told
-        quarter = 4 * done // size if size else 4
-        if quarter > told:
-            told = quarter
-            print(f"assent: {title}: {25 * quarter} %", file=sys.stderr, flush=True)
-
-    return tell
+def _chain(
+    first: Sequence[ManifestItem], others: Iterator[Sequence[ManifestItem]]
+) -> Iterator[Sequence[ManifestItem]]:
+    yield first
+    yield from others
 
 
-def _report(
-    ctx: typer.Context,
-    json: bool,
-    verb: str,
-    endpoint: FlowEndpoint,
-    path: Path,
-    size: int,
-    digest: bytes,
-    started_ns: int,
-) -> None:
-    from assent.cli import render
-    from assent.cli.sizes import show_bytes
+class _Bars:
+    """A progress bar a file, one after the other."""
 
-    seconds = max(time.monotonic_ns() - started_ns, 1) / 1e9
-    result: dict[str, Any] = {
-        "file": str(path),
-        "bytes": size,
-        "sha256": digest.hex(),
-        "seconds": round(seconds, 6),
-        "goodput_mbit_s": round(size * 8 / seconds / 1e6, 1),
-        "backend": endpoint.backend.name.lower(),
-        "fallback_reason": endpoint.fallback_reason,
-        "stats": asdict(endpoint.stats()),
-    }
-    if wants_json(ctx, json):
-        render.print_json(result)
-        return
-    render.line(
-        f"{verb} {path}: {show_bytes(size)} in {seconds:.2f} s, "
-        f"{result['goodput_mbit_s']} Mbit/s, sha256 {result['sha256'][:16]}..."
-    )
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._name = ""
+        self._bar = contextlib.ExitStack()
+        self._tell: Callable[[int], None]
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def show(self, item: ManifestItem, done: int) -> None:
+        """So many bytes of a file have been moved."""
+        if item.name != self._name:
+            self._bar.close()
+            self._name = item.name
+            self._tell = self._bar.enter_context(progress(f"{self._verb} {item.name}", item.size))
+        self._tell(done)
+
+
+class _Report:
+    """What has been done, for the user; printed when all of it is."""
+
+    def __init__(self, ctx: typer.Context, json: bool, verb: str, opened: Endpoint) -> None:
+        self._as_json = wants_json(ctx, json)
+        self._verb = verb
+        self._endpoint = opened
+        self._flow: Flow
+        self._started = self._ended = 0
+        self._files: list[dict[str, Any]] = []
+
+    def __enter__(self) -> _Report:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._print()
+
+    def begin(self, flow: Flow) -> None:
+        """From here on it is measured."""
+        self._flow = flow
+        self._started = time.monotonic_ns()
+
+    def add(self, path: Path, item: ManifestItem, resumed: int) -> None:
+        """A file is through."""
+        self._ended = time.monotonic_ns()
+        self._files.append(
+            {
+                "file": str(path),
+                "bytes": item.size,
+                "blake3": item.digest.hex(),
+                "resumed": resumed,
+            }
+        )
+
+    def _print(self) -> None:
+        from assent.cli import render
+        from assent.cli.sizes import show_bytes
+
+        seconds = max(self._ended - self._started, 1) / 1e9
+        size = sum(each["bytes"] for each in self._files)
+        moved = size - sum(each["resumed"] for each in self._files)
+        goodput = round(moved * 8 / seconds / 1e6, 1)
+        if not self._as_json:
+            for each in self._files:
+                there = f", {show_bytes(each['resumed'])} of it before" if each["resumed"] else ""
+                render.line(
+                    f"{self._verb} {each['file']}: {show_bytes(each['bytes'])}{there}, "
+                    f"blake3 {each['blake3'][:16]}..."
+                )
+            render.line(f"{show_bytes(moved)} in {seconds:.2f} s, {goodput} Mbit/s")
+            return
+        info = self._endpoint.info
+        only = self._files[0] if len(self._files) == 1 else {}
+        render.print_json(
+            {
+                "file": only.get("file"),
+                "bytes": size,
+                "blake3": only.get("blake3"),
+                "files": self._files,
+                "seconds": round(seconds, 6),
+                "goodput_mbit_s": goodput,
+                "backend": info.backend.name.lower() if info else "",
+                "fallback_reason": info.fallback_reason if info else "",
+                "stats": asdict(self._flow.stats),
+            }
+        )

@@ -11,6 +11,7 @@ from typing import Final
 
 from assent.errors import NotFound
 
+_SECOND: Final = 1_000_000_000
 COUNTERS_PER_BLOCK: Final = 2 * 64
 """Directions, and the reasons that there may ever be: see tables.h on `counters`."""
 
@@ -35,6 +36,10 @@ class Profile:
         relay_seen: frames that it remembers, against loops.
         skew_limit_ns: how far a peer's timestamp may be off its known clock, either way, where the
             daemon is not told otherwise; 0 = not checked.
+        patience_ns: how long a handshake may take, and a peer be silent while one is under way.
+        peer_timeout_ns: silence after which a session is given up.
+        grant_shift: the least unit of grants that is asked of peers, 64 << grant_shift bytes.
+        replay_len: sequence numbers in the replay window of a data flow, at the least.
     """
 
     name: str
@@ -49,7 +54,11 @@ class Profile:
     relay_sources: int = 64
     relay_ports: int = 16
     relay_seen: int = 1024
-    skew_limit_ns: int = 30 * 1_000_000_000
+    skew_limit_ns: int = 30 * _SECOND
+    patience_ns: int = 30 * _SECOND
+    peer_timeout_ns: int = 300 * _SECOND
+    grant_shift: int = 0
+    replay_len: int = 2048
 
     def capacities(self) -> dict[str, int]:
         """Returns max_entries by map name."""
@@ -99,8 +108,18 @@ DEFAULT = Profile(
     relay_ports=64,
     relay_seen=65_536,
 )
-# The same where light takes minutes: nobody's clock can be held against anybody.
-DEEP_SPACE = replace(DEFAULT, name="deep-space", skew_limit_ns=0)
+# The same where light takes minutes: nobody's clock can be held against anybody, an answer takes
+# its time, and there is much on the way. Fewer sessions, with longer windows: about 180 MB.
+DEEP_SPACE = replace(
+    DEFAULT,
+    name="deep-space",
+    connections=16_384,
+    skew_limit_ns=0,
+    patience_ns=7200 * _SECOND,
+    peer_timeout_ns=4 * 3600 * _SECOND,
+    grant_shift=5,
+    replay_len=8192,
+)
 # A million. About 2 GB, and 34 MB a CPU.
 LARGE = Profile(
     "large",

@@ -16,7 +16,7 @@ from typing import Any
 
 from assent import _native
 from assent.handshake.keys import seal
-from assent.transport.endpoint import FlowAccess
+from assent.transport.access import FlowAccess
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import EthernetHeader
 from assent.wire.fabric import ETHERTYPE, HEADER_LEN, Flags, Frame, Header, block_cost, with_tag

@@ -95,7 +95,7 @@ def open_lab(names: Sequence[str]) -> Iterator[Lab]:
     label = f"{PREFIX}{os.getpid()}"
     with contextlib.ExitStack() as undo:
         switch_ns = f"{label}-switch"
-        _make_namespace(switch_ns, undo)
+        make_namespace(switch_ns, undo)
         with links_of(switch_ns) as switch:
             switch.link("add", ifname=BRIDGE, kind="bridge")
             switch.link("set", ifname=BRIDGE, state="up")
@@ -103,7 +103,8 @@ def open_lab(names: Sequence[str]) -> Iterator[Lab]:
         yield Lab(label, hosts, Host("switch", switch_ns, ""))
 
 
-def _make_namespace(name: str, undo: contextlib.ExitStack) -> None:
+def make_namespace(name: str, undo: contextlib.ExitStack) -> None:
+    """Adds a network namespace, which `undo` removes."""
     subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
     undo.callback(netns.remove, name)
     with links_of(name) as links:
@@ -112,7 +113,7 @@ def _make_namespace(name: str, undo: contextlib.ExitStack) -> None:
 
 def _add_host(label: str, name: str, switch_ns: str, undo: contextlib.ExitStack) -> Host:
     host_ns = f"{label}-{name}"
-    _make_namespace(host_ns, undo)
+    make_namespace(host_ns, undo)
     with links_of(switch_ns) as switch, links_of(host_ns) as host:
         switch.link("add", ifname=name, kind="veth", peer={"ifname": HOST_INTERFACE})
         inner = switch.link_lookup(ifname=HOST_INTERFACE)[0]

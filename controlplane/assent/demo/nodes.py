@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,8 @@ from assent.v1.fabric_pb2 import GetStatusRequest
 
 _RUN_ROOT = Path("/run/assent")
 _START_S = 30
+
+Layout = Callable[[Sequence[str]], contextlib.AbstractContextManager[Lab]]
 
 
 class DemoError(AssentError):
@@ -48,10 +50,17 @@ class Node:
 
 
 class Nodes:
-    """The hosts of a lab with their daemons. Leaving the context undoes all of it."""
+    """The hosts of a lab with their daemons. Leaving the context undoes all of it.
 
-    def __init__(self, names: Sequence[str], console: Console) -> None:
+    Args:
+        names: of the hosts.
+        console: where commands are shown.
+        layout: how the hosts are joined.
+    """
+
+    def __init__(self, names: Sequence[str], console: Console, layout: Layout = open_lab) -> None:
         self._names = names
+        self._layout = layout
         self.console = console
         self._undo = contextlib.ExitStack()
         self._daemons: dict[str, subprocess.Popen[str]] = {}
@@ -65,7 +74,7 @@ class Nodes:
             self.scratch = Path(
                 undo.enter_context(tempfile.TemporaryDirectory(prefix="assent-demo-"))
             )
-            self.lab = undo.enter_context(open_lab(self._names))
+            self.lab = undo.enter_context(self._layout(self._names))
             self._undo = undo.pop_all()
         return self
 
@@ -80,6 +89,10 @@ class Nodes:
 
     def __getitem__(self, name: str) -> Node:
         return self._nodes[name]
+
+    def process(self, name: str) -> subprocess.Popen[str]:
+        """A host's daemon."""
+        return self._daemons[name]
 
     def client(self, name: str) -> Client:
         """A client of a host's daemon."""

@@ -8,14 +8,23 @@
 The library underneath keeps its state in place and loses it when a message does not verify. What a
 handshake has seen is therefore remembered here, and `clone` makes a second one that stands at the
 same point: a message from the network is tried on a clone, which takes the original's place only if
-all is well.
+all is well. The clone takes the library's state with it, and the original makes itself a new one
+from what it remembers if it is asked again: only who is sent forged messages pays for them.
+
+Of the library's functions, those that hash are replaced: its own go through two more layers for
+each of some sixty hashes of a handshake.
 """
 
 from __future__ import annotations
 
+import copy
+from functools import lru_cache
+from hashlib import blake2s
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
+from noise.backends.default import DefaultNoiseBackend
+from noise.backends.default.hashes import BLAKE2sHash
 from noise.backends.default.keypairs import KeyPair25519
 from noise.connection import Keypair, NoiseConnection
 from noise.exceptions import NoiseInvalidMessage, NoiseValueError
@@ -30,6 +39,36 @@ MESSAGE_MAX: Final = 1200
 _OVERHEAD: Final = (32 + 32 + 16 + 16, 32 + 16)
 
 _PROLOGUE: Final = b"assent-utcp-v1"
+
+
+class _Hash(BLAKE2sHash):  # type: ignore[misc]
+    def hash(self, data: bytes) -> bytes:
+        return blake2s(data).digest()
+
+
+_BLOCK_LEN: Final = 64
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
+
+def _hmac(key: bytes, data: bytes, algorithm: object) -> bytes:
+    """HMAC (RFC 2104) with BLAKE2s, under one of Noise's own keys: none is longer than a block."""
+    block = key.ljust(_BLOCK_LEN, b"\0")
+    inner = blake2s(block.translate(_INNER) + data).digest()
+    return blake2s(block.translate(_OUTER) + inner).digest()
+
+
+class _Backend(DefaultNoiseBackend):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.hashes["BLAKE2s"] = _Hash
+        self.hmac = _hmac
+
+
+_BACKEND: Final = _Backend()
+
+
+# A host has few static keys, and to expand one costs more than to use it.
+_static_pair: Final = lru_cache(maxsize=16)(KeyPair25519.from_private_bytes)
 
 
 class HandshakeError(RemoteError):
@@ -82,7 +121,7 @@ class NoiseIK:
         # Each message so far: what was written as payload, or read as message.
         self._transcript: list[bytes] = []
         self._live = True
-        self._state = self._begin()
+        self._state: Any = self._begin()
 
     @classmethod
     def initiate(
@@ -127,13 +166,13 @@ class NoiseIK:
 
     # The library carries no type annotations, so its objects are Any here and nowhere else.
     def _begin(self) -> Any:
-        state = NoiseConnection.from_name(PROTOCOL)
+        state = NoiseConnection.from_name(PROTOCOL, _BACKEND)
         if self._initiator:
             state.set_as_initiator()
             state.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, self._remote)
         else:
             state.set_as_responder()
-        state.set_keypair_from_private_bytes(Keypair.STATIC, self._static)
+        state.noise_protocol.keypairs["s"] = _static_pair(self._static)
         state.set_psks(psk=self._psk)
         state.set_prologue(self._prologue)
         # The library would draw its ephemeral key from the system. Ours is injected.
@@ -144,20 +183,24 @@ class NoiseIK:
 
     def clone(self) -> NoiseIK:
         """A second handshake at the same point, independent of this one."""
-        twin = NoiseIK(
-            initiator=self._initiator,
-            static=self._static,
-            remote_static=self._remote,
-            psk=self._psk,
-            ephemeral=self._ephemeral,
-            prologue=self._prologue,
-        )
-        for turn, content in enumerate(self._transcript):
-            if self._writes(turn):
-                twin.write_message(content)
-            else:
-                twin.read_message(content)
+        twin = copy.copy(self)
+        twin._transcript = self._transcript.copy()
+        # What has failed is not handed on.
+        twin._state = self._state if self._live else None
+        twin._live = True
+        self._state = None
         return twin
+
+    def _held_state(self) -> Any:
+        """The library's state; made anew where a clone has taken it."""
+        if self._state is None:
+            self._state = self._begin()
+            for turn, content in enumerate(self._transcript):
+                if self._writes(turn):
+                    self._state.write_message(content)
+                else:
+                    self._state.read_message(content)
+        return self._state
 
     def _writes(self, turn: int) -> bool:
         return (turn == 0) == self._initiator
@@ -180,7 +223,7 @@ class NoiseIK:
         if len(payload) + _OVERHEAD[turn] > MESSAGE_MAX:
             raise InvalidArgument("payload", "is too long for a handshake message")
         try:
-            message = bytes(self._state.write_message(payload))
+            message = bytes(self._held_state().write_message(payload))
         except ValueError:
             self._live = False
             raise HandshakeError("the handshake message does not verify") from None
@@ -200,9 +243,10 @@ class NoiseIK:
         if not _OVERHEAD[turn] <= len(message) <= MESSAGE_MAX:
             raise HandshakeError("a handshake message of impossible length")
         # Taken before: the library drops this object when it reads the last message.
-        handshake = self._state.noise_protocol.handshake_state
+        state = self._held_state()
+        handshake = state.noise_protocol.handshake_state
         try:
-            payload = bytes(self._state.read_message(message))
+            payload = bytes(state.read_message(message))
         except (InvalidTag, NoiseInvalidMessage, NoiseValueError, ValueError):
             self._live = False
             raise HandshakeError("the handshake message does not verify") from None
@@ -229,7 +273,7 @@ class NoiseIK:
         """
         if not self._live or len(self._transcript) != len(_OVERHEAD):
             raise FailedPrecondition("the handshake is not complete")
-        protocol = self._state.noise_protocol
+        protocol = self._held_state().noise_protocol
         ours, theirs = protocol.cipher_state_encrypt.k, protocol.cipher_state_decrypt.k
         return (bytes(ours), bytes(theirs)) if self._initiator else (bytes(theirs), bytes(ours))
 
@@ -242,4 +286,4 @@ class NoiseIK:
         """
         if not self._live or len(self._transcript) != len(_OVERHEAD):
             raise FailedPrecondition("the handshake is not complete")
-        return bytes(self._state.get_handshake_hash())
+        return bytes(self._held_state().get_handshake_hash())

@@ -75,7 +75,10 @@ from assent.handshake.machine import (
 )
 from assent.handshake.noise import NoiseIK, prologue
 from assent.handshake.values import (
+    LIFETIME,
     OFFER_MAX,
+    RESEND_FIRST,
+    SECOND,
     VERSION,
     AdmissionError,
     Closed,
@@ -89,9 +92,10 @@ from assent.handshake.values import (
     LocalOffer,
     PeerIdentity,
     SynReceived,
+    Timers,
     UnexpectedFrame,
 )
-from assent.identity.keys import Identity, Random, noise_public_of
+from assent.identity.keys import Identity, Random
 from assent.wire.control import (
     ControlError,
     ControlTag,
@@ -109,9 +113,8 @@ from assent.wire.fabric import (
     Frame,
     FrameError,
     Header,
-    signed_bytes,
+    header_tag,
 )
-from assent.wire.siphash import siphash24
 
 __all__ = [
     "EPOCH_MAX",
@@ -142,14 +145,12 @@ __all__ = [
     "PeerIdentity",
     "State",
     "SynReceived",
+    "Timers",
     "Transition",
     "UnexpectedFrame",
 ]
 
-SECOND: Final = 1_000_000_000
-LIFETIME: Final = 30 * SECOND
-RESEND_FIRST: Final = 1 * SECOND
-RESEND_MAX: Final = 4 * SECOND
+RESEND_MAX: Final = Timers().resend_max
 OUTBOX_MAX: Final = 64
 SEQ_MAX: Final = 0x7FFF_FFF0
 EPOCH_MAX: Final = 0xFFFF_FFFF
@@ -216,6 +217,7 @@ class Connection:
         last_timestamp: int = 0,
         newest_hail_time: int = 0,
         last_epoch: int = 0,
+        timers: Timers = Timers(),  # noqa: B008 - it cannot be changed
     ) -> None:
         """Makes a closed connection.
 
@@ -228,6 +230,7 @@ class Connection:
             last_timestamp: See the class.
             newest_hail_time: See the class.
             last_epoch: See the class.
+            timers: How long it waits.
 
         Raises:
             InvalidArgument: The peer is this cell itself.
@@ -241,7 +244,7 @@ class Connection:
         self._identity = identity
         self._local = identity.cell_id
         self._peer = peer
-        self._peer_static = noise_public_of(peer.public_key)
+        self._peer_static = peer.noise_public
         self._policy = policy
         self._clock = clock
         self._random = random
@@ -253,11 +256,23 @@ class Connection:
         self._session_seq = 0
         self._expires: int | None = None
         self._resend_at: int | None = None
-        self._resend_after = RESEND_FIRST
+        self._timers = timers
+        self._resend_after = timers.resend_first
+        self._asked_at = 0
         self._outbox: list[Frame] = []
 
     def __repr__(self) -> str:
         return f"Connection({self._local.short} to {self._peer.cell_id.short}, {self.state.value})"
+
+    @property
+    def last_active(self) -> int | None:
+        """When the connection last went on, monotonic ns; None where it is closed."""
+        return None if self._expires is None else self._expires - self._timers.lifetime
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next handshake frame."""
+        return self._handshake_seq + 1
 
     # ---- calls
 
@@ -291,7 +306,7 @@ class Connection:
         self._send_again()
 
     def close(self, now: int) -> None:
-        """Ends the session; `Closed` follows when the peer has answered, or when 30 s are over.
+        """Ends the session; `Closed` follows when the peer has answered, or its time is over.
 
         Args:
             now: Monotonic ns.
@@ -328,7 +343,7 @@ class Connection:
         Does nothing unless the connection is ESTABLISHED.
         """
         if self.state is State.ESTABLISHED:
-            self._expires = now + LIFETIME
+            self._expires = now + self._timers.lifetime
 
     # ---- time
 
@@ -338,7 +353,7 @@ class Connection:
         return min(due, default=None)
 
     def tick(self, now: int) -> list[Event]:
-        """Does what is due: gives up after 30 s, sends again before that.
+        """Does what is due: gives up after its lifetime, sends again before that.
 
         Args:
             now: Monotonic ns. Calling too early or too often does no harm.
@@ -346,7 +361,7 @@ class Connection:
         if self._expires is not None and now >= self._expires:
             return self._clean_up(CloseReason.TIMEOUT)
         if self._resend_at is not None and now >= self._resend_at:
-            self._resend_after = min(2 * self._resend_after, RESEND_MAX)
+            self._resend_after = min(2 * self._resend_after, self._timers.resend_max)
             self._resend_at = now + self._resend_after
             self._send_again()
         return []
@@ -437,7 +452,7 @@ class Connection:
                 seq=header.seq,
             )
         if transition.action is Action.DELIVER:
-            self._expires = now + LIFETIME
+            self._expires = now + self._timers.lifetime
             return [Deliver(header, content)]
         if transition.action is Action.ANSWER_FIN:
             self._queue_session(Flags.FIN | Flags.ACK, b"")
@@ -495,10 +510,11 @@ class Connection:
             confirmation=confirmation,
             agreed=agreed,
         )
+        rtt = now - self._asked_at
         self._enter(transition, now, done)
         self.newest_hail_time, self.last_epoch = theirs.time, theirs.epoch
         self._queue_handshake(Flags.ACK, confirmation)
-        return [Established(*_facts(agreed, initiator=True))]
+        return [Established(*_facts(agreed, initiator=True), rtt)]
 
     def _take_ack(self, transition: Transition, confirmation: bytes, now: int) -> list[Event]:
         attempt, agreed = self._held_attempt(), self._held_agreed()
@@ -513,8 +529,9 @@ class Connection:
         )
         if decode_body(content) != {"epoch": attempt.epoch}:
             raise SealError("the confirmation is for another epoch")
+        rtt = now - self._asked_at
         self._enter(transition, now, replace(attempt, accepted=confirmation))
-        return [Established(*_facts(agreed, initiator=False))]
+        return [Established(*_facts(agreed, initiator=False), rtt)]
 
     def _answer_again(self, what: Input, message: bytes) -> None:
         action = REPEATS.get((self.state, what))
@@ -582,11 +599,15 @@ class Connection:
     def _enter(self, transition: Transition, now: int, attempt: _Attempt | None) -> None:
         self.state = transition.next_state
         self._attempt = attempt
-        self._expires = now + LIFETIME
-        self._resend_after = RESEND_FIRST
-        self._resend_at = None if self.state is State.ESTABLISHED else now + RESEND_FIRST
+        self._expires = now + self._timers.lifetime
+        self._resend_after = self._timers.resend_first
+        if self.state is State.ESTABLISHED:
+            self._resend_at = None
+        else:
+            self._resend_at = now + self._resend_after
         if self.state in {State.SYN_SENT, State.SYN_RCVD}:
             self._session_seq = 0
+            self._asked_at = now
 
     def _clean_up(self, reason: CloseReason) -> list[Event]:
         self.state = State.CLOSED
@@ -650,12 +671,12 @@ class Connection:
             len(payload),
             timestamp=timestamp,
         )
-        tag = siphash24(key, signed_bytes(header))
+        tag = header_tag(key, header)
         self._outbox.append(Frame(replace(header, tag=tag), payload))
 
 
 def _check_tag(key: bytes, header: Header) -> None:
-    expected = siphash24(key, signed_bytes(header)).to_bytes(8, "little")
+    expected = header_tag(key, header).to_bytes(8, "little")
     if not hmac.compare_digest(expected, header.tag.to_bytes(8, "little")):
         raise AdmissionError("the tag does not verify")
 

@@ -19,6 +19,9 @@ from assent.wire.fabric import Header
 VERSION: Final = 1
 OFFER_MAX: Final = 1024
 
+SECOND: Final = 1_000_000_000
+LIFETIME: Final = 30 * SECOND
+RESEND_FIRST: Final = 1 * SECOND
 _U32_MAX: Final = 0xFFFF_FFFF
 _U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -44,7 +47,34 @@ class CloseReason(enum.StrEnum):
 
     LOCAL = "closed here"
     PEER = "closed by the peer"
-    TIMEOUT = "30 seconds without an answer"
+    TIMEOUT = "no answer in time"
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """How long a connection waits. The defaults are the seed's, for links within a planet.
+
+    Attributes:
+        lifetime: Silence after which it is given up, ns. Longer than a round trip, by some
+            repetitions.
+        resend_first: After which a frame is sent again, ns; then after twice that, and so on, up to
+            2/15 of the lifetime.
+
+    Raises:
+        InvalidArgument: Nothing would be sent a second time.
+    """
+
+    lifetime: int = LIFETIME
+    resend_first: int = RESEND_FIRST
+
+    def __post_init__(self) -> None:
+        if not 0 < self.resend_first <= self.resend_max:
+            raise InvalidArgument("lifetime", "is too short for a frame to be sent again")
+
+    @property
+    def resend_max(self) -> int:
+        """The longest time between two sendings of one frame, ns."""
+        return 2 * self.lifetime // 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +85,7 @@ class PeerIdentity:
         cell_id: Follows from `public_key`.
         public_key: Ed25519, 32 bytes.
         psk: The pre-shared key, 32 bytes. Secret.
+        noise_public: The Curve25519 image of `public_key`, 32 bytes; follows from it.
 
     Raises:
         InvalidArgument: A length is wrong, the key is not usable, or the CellID is not the key's.
@@ -63,13 +94,14 @@ class PeerIdentity:
     cell_id: CellID
     public_key: bytes
     psk: bytes = field(repr=False)
+    noise_public: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.psk) != PSK_LEN:
             raise InvalidArgument("psk", f"needs {PSK_LEN} bytes")
         if from_public_key(self.public_key) != self.cell_id:
             raise InvalidArgument("cell_id", "does not follow from the public key")
-        noise_public_of(self.public_key)
+        object.__setattr__(self, "noise_public", noise_public_of(self.public_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +164,19 @@ class KeysReady:
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The connection is ready. The attributes are those of `KeysReady`."""
+    """The connection is ready. The attributes are those of `KeysReady`, and one more.
+
+    Attributes:
+        rtt: ns from our frame to its answer. Where the frame had to be sent again, counted from the
+            first time: too long rather than too short, for timers begin with it.
+    """
 
     keys: SessionKeys
     peer_offer: HailPayload
     clock_offset: int
     session_epoch: int
     initiator: bool
+    rtt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ struct item {
 struct level {
 	uint64_t left;  /* items still to come; a map counts keys and values */
 	uint8_t map;    /* the even ones are keys */
+	uint8_t keys;   /* enum major of them: TEXT, or UNSIGNED where they are numbers */
 	size_t key;     /* the last key's place; its end follows */
 	size_t key_end; /* 0: none yet */
 };
@@ -158,7 +159,7 @@ static enum an_cbor_fault read_item(const uint8_t *buf, size_t len, size_t at, s
 static enum an_cbor_fault place_key(const uint8_t *buf, struct level *top, size_t at,
 				    const struct item *item)
 {
-	if (item->major != TEXT)
+	if (item->major != top->keys)
 		return AN_CBOR_KEY_KIND;
 	if (top->key_end) {
 		size_t before = top->key_end - top->key, now = item->end - at;
@@ -173,7 +174,21 @@ static enum an_cbor_fault place_key(const uint8_t *buf, struct level *top, size_
 	return AN_CBOR_FINE;
 }
 
+/* Whether the item that comes now is the value of that key of the outermost map. */
+static int is_value_of(const uint8_t *buf, const struct level *top, uint32_t depth,
+		       const uint8_t *key, size_t key_len)
+{
+	return key_len && depth == 1 && top->map && top->key_end - top->key == key_len &&
+	       !memcmp(buf + top->key, key, key_len);
+}
+
 int an_cbor_check(const uint8_t *buf, size_t len, uint32_t max_depth, uint32_t max_items)
+{
+	return an_cbor_check_numbered(buf, len, max_depth, max_items, NULL, 0);
+}
+
+int an_cbor_check_numbered(const uint8_t *buf, size_t len, uint32_t max_depth, uint32_t max_items,
+			   const uint8_t *numbered, size_t numbered_len)
 {
 	struct level levels[AN_CBOR_DEPTH_MAX];
 	uint32_t depth = 0, items = 0;
@@ -204,10 +219,13 @@ int an_cbor_check(const uint8_t *buf, size_t len, uint32_t max_depth, uint32_t m
 			/* An item has a byte at least, so such a claim is wrong already. */
 			if (item.argument > max_items)
 				return AN_CBOR_ITEMS;
-			levels[depth++] = (struct level){
+			levels[depth] = (struct level){
 			    .left = item.argument << (item.major == MAP),
 			    .map = item.major == MAP,
+			    .keys = is_value_of(buf, top, depth, numbered, numbered_len) ? UNSIGNED
+											 : TEXT,
 			};
+			depth++;
 		}
 		while (depth && !levels[depth - 1].left)
 			depth--;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "assent/bloom.h"
+#include "assent/credit.h"
 #include "assent/tag.h"
 #include "native.h"
 
@@ -74,6 +75,24 @@ void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const u
 
 		seen[i] = (words[at.index] & at.bits) == at.bits;
 	}
+}
+
+void an_counter_raise(uint64_t *counter, uint64_t value)
+{
+	assent_counter_raise((__u64 *)counter, value);
+}
+
+uint64_t an_header_tag(const uint8_t *key, const uint8_t *header)
+{
+	struct assent_header h;
+	struct assent_sip state;
+	uint64_t half[2];
+
+	memcpy(&h, header, sizeof(h));
+	memcpy(half, key, sizeof(half));
+	state = assent_pair_state(assent_le64(half[0]), assent_le64(half[1]), &h);
+	OPENSSL_cleanse(half, sizeof(half));
+	return assent_header_tag(&state, &h);
 }
 
 int an_wait_for_readers(void)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,19 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from assent.credit.lamp import BLOCKS_DEFAULT, LampAllowance
 from assent.dataplane.profiles import PROFILES
 from assent.dataplane.tables.sessions import SKEW_LIMIT_MAX_NS
+from assent.errors import InvalidArgument
+from assent.wire.control import GRANT_SHIFT_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warning", "error")
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
+DELIVERIES: tuple[str, ...] = ("ordered", "unordered", "best-effort")
+FLOW_CLASSES: tuple[str, ...] = ("urgent", "tensor", "standard", "bulk")
 
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 # A unix socket address holds 108 bytes with its final zero.
 _SOCKET_PATH_MAX = 107
 _BLOCKS_MAX = 1 << 40
+# A frame is sent again after a second at the earliest.
+_PATIENCE_MIN = 10_000_000_000
+_FLOW_MAX = 7
+_WINDOW_MAX = 0x7FFF
+_UID_MAX = 0xFFFF_FFFE
+_RINGS_MAX = 64
 _PORT_MAX = 65_535
 _HOST_PORT = re.compile(
     r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})"
@@ -30,10 +42,34 @@ _HOST_PORT = re.compile(
 
 HostPort = tuple[str, int]
 """A host's name or address, and a TCP port."""
+ANY_LABEL = "*"
 
 
 class ConfigError(Exception):
     """A setting is unknown, of the wrong type or out of range; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """Whose processes may be lent rings, with a token besides.
+
+    Attributes:
+        uid: The user.
+        cells: Names of the local cells that it may speak for.
+        labels: What it may define flows for, and listen for; ANY_LABEL = anything.
+        flows: Which it may open by number, without asking the peer.
+        rings: How many it may have at a time.
+    """
+
+    uid: int
+    cells: frozenset[str]
+    labels: frozenset[str]
+    flows: frozenset[int]
+    rings: int
+
+    def may_use(self, label: str) -> bool:
+        """Whether it may use flows for a label."""
+        return ANY_LABEL in self.labels or label in self.labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +88,22 @@ class Config:
             checked, which only a profile says (deep-space).
         peer_timeout_ns: Silence after which a session is given up. Longer than the 30 s of a
             handshake, so that sessions outlive a restart of the peer's daemon.
+        handshake_patience_ns: How long a handshake may take: some round trips. By the profile.
+        grant_shift: The least unit of grants that is asked of peers, 64 << grant_shift bytes. By
+            the profile.
+        lamp_blocks_per_second: What each remote cell may send under LAMP, without credit; 0 = none.
+        lamp_burst_blocks: And at once.
         relay_route_lifetime_ns: How long the LWF relay finds a source where it registered last.
         socket_group: Group that may use the API besides root; none where None.
+        default_flows: How many flows, from 1 on, a cell with standing consent is given windows for
+            when it is made known; 0 = an operator grants each.
+        default_window_blocks: Each of those windows, in blocks of 64 bytes.
+        flow_deliveries: Which deliveries peers may define flows with, of DELIVERIES.
+        flow_classes: And which classes, of FLOW_CLASSES.
+        lend_socket: Where unprivileged applications may ask for rings; nowhere where None.
+        lend_packet_sockets: Whether they are lent AF_PACKET sockets where AF_XDP cannot be had.
+            Whoever holds one can bind it to any interface of the daemon's network namespace.
+        applications: Who may ask, each a table of the file.
         covenant_wss: Where covenants are spoken over WebSocket, (host, port); nowhere where None.
         covenant_h2: The same over HTTP/2.
         covenant_certificate: Of this host, a PEM chain; with `covenant_key`, needed to listen.
@@ -73,8 +123,19 @@ class Config:
     credit_capacity_blocks: int
     skew_limit_ns: int
     peer_timeout_ns: int
+    handshake_patience_ns: int
+    grant_shift: int
+    lamp_blocks_per_second: int
+    lamp_burst_blocks: int
     relay_route_lifetime_ns: int
     socket_group: str | None
+    default_flows: int
+    default_window_blocks: int
+    flow_deliveries: frozenset[str]
+    flow_classes: frozenset[str]
+    lend_socket: Path | None
+    lend_packet_sockets: bool
+    applications: tuple[Application, ...]
     covenant_wss: HostPort | None
     covenant_h2: HostPort | None
     covenant_certificate: Path | None
@@ -105,6 +166,9 @@ class Config:
         if len(bytes(socket)) > _SOCKET_PATH_MAX:
             raise ConfigError(f"socket: a unix socket's path has at most {_SOCKET_PATH_MAX} bytes")
         profile = _text(values, "profile", "default")
+        # One that does not exist is told of where the gate is opened.
+        sizes = PROFILES.get(profile, PROFILES["default"])
+        lamp = _lamp(values)
         wss, h2 = (_host_port(values, key) for key in ("covenant_wss", "covenant_h2"))
         certificate, key = (
             _optional_path(values, name) for name in ("covenant_certificate", "covenant_key")
@@ -119,11 +183,24 @@ class Config:
             profile=profile,
             credit_capacity_blocks=_number(values, "credit_capacity_blocks", 1 << 20, _BLOCKS_MAX),
             skew_limit_ns=_skew_limit(values, profile),
-            peer_timeout_ns=_number(values, "peer_timeout_ns", 300_000_000_000, 1 << 62),
+            peer_timeout_ns=_number(values, "peer_timeout_ns", sizes.peer_timeout_ns, 1 << 62),
+            handshake_patience_ns=_number(
+                values, "handshake_patience_ns", sizes.patience_ns, 1 << 62, least=_PATIENCE_MIN
+            ),
+            grant_shift=_number(values, "grant_shift", sizes.grant_shift, GRANT_SHIFT_MAX, least=0),
+            lamp_blocks_per_second=lamp.rate,
+            lamp_burst_blocks=lamp.burst,
             relay_route_lifetime_ns=_number(
                 values, "relay_route_lifetime_ns", 600_000_000_000, 1 << 62
             ),
             socket_group=_optional_text(values, "socket_group"),
+            default_flows=_number(values, "default_flows", 0, _FLOW_MAX, least=0),
+            default_window_blocks=_number(values, "default_window_blocks", 4096, _WINDOW_MAX),
+            flow_deliveries=_some_of(values, "flow_deliveries", DELIVERIES),
+            flow_classes=_some_of(values, "flow_classes", FLOW_CLASSES),
+            lend_socket=_lend_socket(values, socket),
+            lend_packet_sockets=_truth(values, "lend_packet_sockets"),
+            applications=_applications(values),
             covenant_wss=wss,
             covenant_h2=h2,
             covenant_certificate=certificate,
@@ -163,6 +240,15 @@ def _skew_limit(values: Mapping[str, object], profile: str) -> int:
         usual = PROFILES["default"].skew_limit_ns
         return _number(values, "skew_limit_ns", usual, SKEW_LIMIT_MAX_NS)
     return PROFILES[profile].skew_limit_ns
+
+
+def _lamp(values: Mapping[str, object]) -> LampAllowance:
+    rate = _number(values, "lamp_blocks_per_second", BLOCKS_DEFAULT, 1 << 62, least=0)
+    burst = _number(values, "lamp_burst_blocks", BLOCKS_DEFAULT, 1 << 62, least=0)
+    try:
+        return LampAllowance(rate, burst)
+    except InvalidArgument as error:
+        raise ConfigError(str(error)) from None
 
 
 def _optional_text(values: Mapping[str, object], key: str) -> str | None:
@@ -218,13 +304,13 @@ def _check_listeners(
         raise ConfigError("covenant_h2: is where covenant_wss listens")
 
 
-def _number(values: Mapping[str, object], key: str, default: int, most: int) -> int:
+def _number(values: Mapping[str, object], key: str, default: int, most: int, least: int = 1) -> int:
     value = values.get(key, default)
     # bool is an int in Python, not in a configuration.
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{key}: needs a whole number, got {_kind(value)}")
-    if not 1 <= value <= most:
-        raise ConfigError(f"{key}: needs 1 to {most}, got {value}")
+    if not least <= value <= most:
+        raise ConfigError(f"{key}: needs {least} to {most}, got {value}")
     return value
 
 
@@ -233,6 +319,84 @@ def _choice(values: Mapping[str, object], key: str, default: str, choices: tuple
     if value not in choices:
         raise ConfigError(f"{key}: needs one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def _truth(values: Mapping[str, object], key: str) -> bool:
+    value = values.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key}: needs true or false, got {_kind(value)}")
+    return value
+
+
+def _lend_socket(values: Mapping[str, object], api: Path) -> Path | None:
+    path = _optional_path(values, "lend_socket")
+    if path is None:
+        if values.get("applications"):
+            raise ConfigError("lend_socket: is needed with applications")
+        return None
+    if len(bytes(path)) > _SOCKET_PATH_MAX:
+        raise ConfigError(f"lend_socket: a unix socket's path has at most {_SOCKET_PATH_MAX} bytes")
+    if path.parent == api.parent:
+        raise ConfigError("lend_socket: needs a directory of its own: all may enter that one")
+    return path
+
+
+def _applications(values: Mapping[str, object]) -> tuple[Application, ...]:
+    tables = values.get("applications", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError("applications: needs tables, [[applications]]")
+    found = []
+    for number, table in enumerate(tables):
+        try:
+            found.append(_application(table))
+        except ConfigError as error:
+            raise ConfigError(f"applications[{number}].{error}") from None
+    return tuple(found)
+
+
+def _application(table: Mapping[str, object]) -> Application:
+    unknown = sorted(set(table) - {"user", "cells", "labels", "flows", "rings"})
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such setting")
+    flows = table.get("flows", [])
+    if not isinstance(flows, list) or any(
+        type(flow) is not int or not 1 <= flow <= _FLOW_MAX for flow in flows
+    ):
+        raise ConfigError(f"flows: needs a list of numbers from 1 to {_FLOW_MAX}")
+    return Application(
+        uid=_uid(table),
+        cells=_texts(table, "cells"),
+        labels=_texts(table, "labels"),
+        flows=frozenset(flows),
+        rings=_number(table, "rings", 1, _RINGS_MAX),
+    )
+
+
+def _uid(table: Mapping[str, object]) -> int:
+    user = table.get("user")
+    if isinstance(user, str):
+        try:
+            user = pwd.getpwnam(user).pw_uid
+        except (KeyError, ValueError):
+            raise ConfigError(f"user: this host has no user {user!r}") from None
+    if type(user) is not int or not 1 <= user <= _UID_MAX:
+        raise ConfigError("user: needs the name or the number of an unprivileged user")
+    return user
+
+
+def _texts(table: Mapping[str, object], key: str) -> frozenset[str]:
+    value = table.get(key)
+    if not isinstance(value, list) or not value or any(not isinstance(each, str) for each in value):
+        raise ConfigError(f"{key}: needs a list of text")
+    return frozenset(value)
+
+
+def _some_of(values: Mapping[str, object], key: str, names: tuple[str, ...]) -> frozenset[str]:
+    """Some of a few names; all of them where not said."""
+    value = values.get(key, list(names))
+    if not isinstance(value, list) or not value or any(name not in names for name in value):
+        raise ConfigError(f"{key}: needs a list of some of {', '.join(names)}")
+    return frozenset(value)
 
 
 def _kind(value: object) -> str:

@@ -10,26 +10,35 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from assent.credit.lamp import LampAllowance
 from assent.credit.ledger import Ledger
 from assent.dataplane.gate import Gate
 from assent.dataplane.profiles import profile
 from assent.errors import AssentError, FailedPrecondition
+from assent.handshake.utcp import Timers
 from assent.service import preflight
+from assent.service.cell_table import CellTable
 from assent.service.config import Config
 from assent.service.covenants.clocks import Clocks
 from assent.service.covenants.gatekeeper import Gatekeeper, end_unfinished
 from assent.service.covenants.part import CovenantPart, FabricDoor
+from assent.service.credit import CreditSteward, Promises
+from assent.service.definitions import Definitions
 from assent.service.directories import group_id, make_shared
 from assent.service.escrow import Escrow
 from assent.service.events import EventHub, GateSource
 from assent.service.examiner import Examiner
 from assent.service.fabric import Guarded
+from assent.service.flow_calls import FlowCalls
+from assent.service.flow_desk import FlowPolicy
+from assent.service.handshakes import Terms
 from assent.service.key_files import KeyFiles
 from assent.service.link_watch import LinkWatch
 from assent.service.live import Dataplane
@@ -38,8 +47,9 @@ from assent.service.manifests import ManifestBoard
 from assent.service.placement import Placement
 from assent.service.provisioner import Provisioner
 from assent.service.reconciler import Reconciler
-from assent.service.registry import Promises, Registry
+from assent.service.registry import DefaultGrants, Registry
 from assent.service.relay_part import RelayPart
+from assent.service.rings import RingService
 from assent.service.rules import Rules
 from assent.service.schema import SchemaError
 from assent.service.server import ApiServer, Registration
@@ -51,10 +61,12 @@ from assent.service.servicers.keys import KeysServicer
 from assent.service.servicers.provisioning import ProvisioningServicer
 from assent.service.servicers.relay import RelayServicer
 from assent.service.servicers.sessions import SessionsServicer
+from assent.service.servicers.tokens import TokensServicer
 from assent.service.sessions import SessionManager
 from assent.service.static_sessions import StaticSessions
 from assent.service.store import Store
 from assent.service.tasks import TaskOwner
+from assent.service.tokens import Tokens
 from assent.v1.cells_pb2_grpc import add_CellsServicer_to_server
 from assent.v1.covenants_pb2_grpc import add_CovenantsServicer_to_server
 from assent.v1.fabric_pb2_grpc import add_FabricServicer_to_server
@@ -63,10 +75,12 @@ from assent.v1.keys_pb2_grpc import add_KeysServicer_to_server
 from assent.v1.provisioning_pb2_grpc import add_ProvisioningServicer_to_server
 from assent.v1.relay_pb2_grpc import add_RelayServicer_to_server
 from assent.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
+from assent.v1.tokens_pb2_grpc import add_TokensServicer_to_server
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 5.0
+CREDIT_SECONDS: Final = 1.0
 
 
 class StartError(Exception):
@@ -158,11 +172,23 @@ class Daemon:
         key_files = KeyFiles(config.state_dir / "keys")
         key_files.settle(store.locals())
         cells = await stack.enter_async_context(LocalCells(store, guarded))
-        await stack.enter_async_context(LinkWatch(partial(_follow_links, guarded)))
+        followers = [guarded.refresh]
+        await stack.enter_async_context(LinkWatch(partial(_follow_links, followers)))
         escrow = Escrow(config.run_dir / "sessions")
-        placement = Placement(store, gate.tables.sessions, escrow, config.run_dir / "flows")
+        definitions = Definitions(config.run_dir / "definitions")
+        placement = Placement(
+            store, gate.tables.sessions, escrow, config.run_dir / "flows", definitions
+        )
         statics = StaticSessions(store, gate.tables.sessions, gate.tables.flows, placement)
         door = FabricDoor()
+        lamp = LampAllowance(config.lamp_blocks_per_second, config.lamp_burst_blocks)
+        terms = Terms(
+            Timers(config.handshake_patience_ns), config.grant_shift, sizes.replay_len, lamp.is_lit
+        )
+        gate_config = gate.tables.config
+        gate_config.write(
+            replace(gate_config.read(), lamp_interval=lamp.interval_ns, lamp_burst=lamp.burst_ns)
+        )
         sessions = await stack.enter_async_context(
             SessionManager(
                 store,
@@ -175,14 +201,20 @@ class Daemon:
                 patience=config.peer_timeout_ns,
                 covenants=door.ears,
                 on_breach=door.breach,
+                definitions=definitions,
+                flow_policy=FlowPolicy.named(config.flow_deliveries, config.flow_classes),
+                terms=terms,
+                connections=sizes.connections,
             )
         )
         relay = await stack.enter_async_context(
             RelayPart(store, gate, guarded.is_guarded, config.relay_route_lifetime_ns)
         )
         ledger: Promises = Ledger(config.credit_capacity_blocks)
-        registry = Registry(store, reconciler, ledger, cells, sessions, key_files)
+        defaults = DefaultGrants(config.default_flows, config.default_window_blocks)
+        registry = Registry(store, reconciler, ledger, cells, sessions, key_files, defaults)
         registry.open_books()
+        followers.append(registry.fail_over)
         gatekeeper = Gatekeeper(
             store, reconciler, ledger, cells, sessions, key_files, gate.tables.config, clocks
         )
@@ -195,17 +227,40 @@ class Daemon:
             )
         )
         self._tasks.start(
-            _keep_true(guarded, cells, reconciler, sessions, statics, relay, covenants),
+            _keep_true(guarded, registry, cells, reconciler, sessions, statics, relay, covenants),
             "reconciler",
         )
+        self._tasks.start(_keep_fair(registry.credit), "credit")
         hub = await stack.enter_async_context(
             EventHub(GateSource(gate.tables), Rules(store, gate.tables).of)
+        )
+        calls = FlowCalls(store, sessions)
+        tokens = Tokens(store.tokens)
+        rings = await stack.enter_async_context(
+            RingService(
+                config.lend_socket,
+                config.applications,
+                tokens,
+                store,
+                cells,
+                sessions,
+                calls,
+                placement.lock_path,
+                config.pin_root / config.instance / "maps",
+                packets=config.lend_packet_sockets,
+            )
         )
         examiner = stack.enter_context(Examiner(gate))
         pins = config.pin_root / config.instance
         facts = HostFacts(config.instance, config.profile, pins, started_at)
         services: list[Registration] = [
-            ("assent.v1.Cells", partial(add_CellsServicer_to_server, CellsServicer(registry))),
+            (
+                "assent.v1.Cells",
+                partial(
+                    add_CellsServicer_to_server,
+                    CellsServicer(registry, CellTable(store, sessions, relay.registry)),
+                ),
+            ),
             (
                 "assent.v1.Covenants",
                 partial(
@@ -246,24 +301,44 @@ class Daemon:
                 "assent.v1.Sessions",
                 partial(
                     add_SessionsServicer_to_server,
-                    SessionsServicer(registry, sessions, pins / "maps"),
+                    SessionsServicer(registry, sessions, calls, pins / "maps"),
                 ),
+            ),
+            (
+                "assent.v1.Tokens",
+                partial(add_TokensServicer_to_server, TokensServicer(registry, tokens, rings)),
             ),
         ]
         await stack.enter_async_context(ApiServer(config.socket, config.socket_group, services))
         log.info("api ready", extra={"socket": str(config.socket)})
 
 
-def _follow_links(guarded: Guarded) -> None:
-    """An interface that appears is gated at once, not at the next sweep."""
+def _follow_links(followers: Iterable[Callable[[], None]]) -> None:
+    """What follows from a change of interfaces is done at once, not at the next sweep."""
     try:
-        guarded.refresh()
+        for follow in followers:
+            follow()
     except (AssentError, sqlite3.Error, OSError):
         log.exception("interfaces not looked at: the next sweep tries again")
 
 
+async def _keep_fair(credit: CreditSteward) -> None:
+    """Has windows follow what is used of them, for as long as the daemon runs."""
+    took = 0.0
+    while True:
+        # A tenth of one CPU at most, however many sessions there are.
+        await asyncio.sleep(max(CREDIT_SECONDS, 10 * took))
+        began = time.monotonic()
+        try:
+            credit.tick()
+        except (AssentError, sqlite3.Error):
+            log.exception("windows not divided: trying again")
+        took = time.monotonic() - began
+
+
 async def _keep_true(
     guarded: Guarded,
+    registry: Registry,
     cells: LocalCells,
     reconciler: Reconciler,
     sessions: SessionManager,
@@ -277,10 +352,12 @@ async def _keep_true(
         try:
             guarded.refresh()
             cells.refresh()  # a socket may be lost on an interface that stays
+            registry.fail_over()
             relay.sweep()
             covenants.sweep()
             await reconciler.sweep()
             sessions.verify()
+            sessions.sweep_flows()
             await statics.sweep()
         except (AssentError, sqlite3.Error, OSError):
             # Such trouble may pass; the gate decides meanwhile by what it has been told.

@@ -11,21 +11,78 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from assent.credit.lamp import LAMP_CAP
+from assent.dataplane.tables.sessions import DATA_REPLAY_LEN
 from assent.errors import FailedPrecondition
-from assent.handshake.utcp import Connection, LocalOffer, PeerIdentity, State, UnexpectedFrame
+from assent.handshake.utcp import (
+    Connection,
+    LocalOffer,
+    PeerIdentity,
+    State,
+    Timers,
+    UnexpectedFrame,
+)
 from assent.identity.keys import Identity
 from assent.service.records import HandshakeMemory, RemoteCell
 from assent.service.store import Store
 from assent.wire.cellid import CellID
-from assent.wire.control import MTU_MIN
+from assent.wire.control import GRANT_SHIFT_MAX, GRANT_UNITS_MAX, MTU_MIN, HailPayload
 from assent.wire.fabric import Flags, Header
 
-GRANT_SHIFT: Final = 0
 FLOW_MAX: Final = 7
+REPLAY_LONG: Final = 8192
+"""Numbers in the replay window of a flow that much may be under way on."""
+UNITS_MIN: Final = 4
+"""Units of 64 << grant_shift bytes that a window has at the least, or it is none."""
+_REPLAY_CAP: Final = f"replay-{REPLAY_LONG}"
 _MTU_MAX: Final = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What this host brings into every handshake.
+
+    Attributes:
+        timers: How long it waits.
+        grant_shift: The least that it asks for, unless a remote cell has one of its own.
+        replay_len: Numbers in a data flow's replay window, at the least.
+        lamp: Whether it hears frames under LAMP.
+    """
+
+    timers: Timers = field(default_factory=Timers)
+    grant_shift: int = 0
+    replay_len: int = DATA_REPLAY_LEN
+    lamp: bool = True
+
+
+def shift_for(window: int) -> int:
+    """The smallest unit of grants in which a window of so many blocks can be expressed."""
+    return min(max(0, window.bit_length() - GRANT_UNITS_MAX.bit_length()), GRANT_SHIFT_MAX)
+
+
+def usable_window(blocks: int, shift: int) -> int:
+    """The window that is left of an offered one: whole units, and enough of them to go on with."""
+    units = blocks >> shift
+    return units << shift if units >= UNITS_MIN or not shift else 0
+
+
+def agreed_shift(ours: LocalOffer, theirs: HailPayload) -> int:
+    """The unit of grants of a session: the larger one that was asked for."""
+    return max(ours.grant_shift, theirs.grant_shift)
+
+
+def agreed_replay(ours: LocalOffer, theirs: HailPayload) -> int:
+    """The length of a session's replay windows: the longer one that was asked for."""
+    is_long = _REPLAY_CAP in ours.caps or _REPLAY_CAP in theirs.caps
+    return REPLAY_LONG if is_long else DATA_REPLAY_LEN
+
+
+def hears_lamps(theirs: HailPayload) -> bool:
+    """Whether a peer says that it hears frames under LAMP."""
+    return LAMP_CAP in theirs.caps
 
 
 def wall_clock() -> int:
@@ -39,13 +96,13 @@ class Handshake:
 
     Attributes:
         connection: Its state machine.
-        grants: What we offered, blocks by flow.
+        offer: What we offered.
         ask_everyone: Whether its frames go to all stations of the link: the peer did not answer at
             the address that was known.
     """
 
     connection: Connection
-    grants: Mapping[int, int]
+    offer: LocalOffer
     ask_everyone: bool = False
 
     @property
@@ -61,6 +118,7 @@ class Handshakes:
         store: Remembers what must not be accepted or used twice.
         clock: This host's wall clock, ns of TAI.
         random: Source of ephemeral keys.
+        terms: What is offered to everybody.
     """
 
     def __init__(
@@ -68,7 +126,9 @@ class Handshakes:
         store: Store,
         clock: Callable[[], int] = wall_clock,
         random: Callable[[int], bytes] = os.urandom,
+        terms: Terms = Terms(),
     ) -> None:
+        self._terms = terms
         self._store = store
         self._clock = clock
         self._random = random
@@ -149,26 +209,43 @@ class Handshakes:
         psk = self._store.psk(remote.id)
         if psk is None:
             raise FailedPrecondition(f"no pre-shared key is set for cell {remote.name!r}")
-        grants = self._offer(remote, identity.cell_id)
+        offer = self._offer(remote, identity.cell_id, min(max(mtu, MTU_MIN), _MTU_MAX))
         memory = self._store.handshake(remote.id, identity.cell_id)
         connection = Connection(
             identity,
             PeerIdentity(remote.id, remote.public_key, psk.psk),
-            LocalOffer(grants, GRANT_SHIFT, min(max(mtu, MTU_MIN), _MTU_MAX)),
+            offer,
             self._clock,
             self._random,
             last_timestamp=memory.last_timestamp,
             newest_hail_time=memory.newest_hail,
             last_epoch=memory.last_epoch,
+            timers=self._terms.timers,
         )
-        return Handshake(connection, grants)
+        return Handshake(connection, offer)
 
-    def _offer(self, remote: RemoteCell, local: CellID) -> dict[int, int]:
-        """The windows that a remote cell gets, by flow: its grants, or what governs this pair."""
+    def _offer(self, remote: RemoteCell, local: CellID, mtu: int) -> LocalOffer:
+        windows, widest = self._windows(remote, local)
+        shift = remote.grant_shift
+        if shift is None:
+            shift = max(self._terms.grant_shift, shift_for(widest))
+        caps = [LAMP_CAP] if self._terms.lamp else []
+        if widest > GRANT_UNITS_MAX or self._terms.replay_len > DATA_REPLAY_LEN:
+            caps.append(_REPLAY_CAP)
+        most = GRANT_UNITS_MAX << shift
+        offered = {flow: min(blocks, most) for flow, blocks in windows.items()}
+        return LocalOffer(offered, shift, mtu, tuple(caps))
+
+    def _windows(self, remote: RemoteCell, local: CellID) -> tuple[Mapping[int, int], int]:
+        """The windows that a remote cell gets, by flow, and the widest that one may become."""
         if remote.consent.is_negotiated:
             governor = self._store.covenants.governor(remote.id, local)
-            return {} if governor is None else dict(governor.flows)
-        return {grant.flow: grant.window_blocks for grant in self._store.grants(remote.id)}
+            flows = {} if governor is None else dict(governor.flows)
+            return flows, max(flows.values(), default=0)
+        policy = self._store.credit_policy()
+        grants = self._store.grants(remote.id)
+        widest = max((policy.most(grant.window_blocks) for grant in grants), default=0)
+        return {grant.flow: policy.first(grant.window_blocks) for grant in grants}, widest
 
 
 def is_syn(header: Header) -> bool:

@@ -20,6 +20,7 @@ _IFREQ: Final = 40
 _NAME: Final = 16
 # <linux/if.h>
 _IFF_UP: Final = 0x1
+_IFF_RUNNING: Final = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,16 @@ def is_up(name: str) -> bool:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
         return bool(_flags(asker, name) & _IFF_UP)
+
+
+def is_running(name: str) -> bool:
+    """Whether frames can pass: the interface is there, set up, and has a carrier."""
+    wanted = _IFF_UP | _IFF_RUNNING
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+        try:
+            return _flags(asker, name) & wanted == wanted
+        except FailedPrecondition:
+            return False
 
 
 def set_up(name: str) -> None:

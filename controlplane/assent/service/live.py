@@ -16,14 +16,18 @@ import asyncio
 import enum
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
+from assent.dataplane.btf import Record
 from assent.dataplane.tables import FlowTable, SessionEntry
 from assent.errors import FailedPrecondition, InvalidArgument, RemoteError, Unavailable
 from assent.handshake.keys import SessionKeys
+from assent.service.flow_desk import FlowDesk, FlowOffice
 from assent.service.flow_zero import CONTROL_FLOW, DATA, FIN, FIN_ACK, FlowZero, room_for_tags
+from assent.service.live_windows import LiveWindows
 from assent.service.manifests import Announced, ManifestBoard
 from assent.service.records import StoredSession
 from assent.wire.control import (
@@ -31,6 +35,7 @@ from assent.wire.control import (
     TAG_HEAD_LEN,
     Close,
     ControlTag,
+    Define,
     Grant,
     Manifest,
     ManifestItem,
@@ -49,7 +54,6 @@ FIN_PATIENCE: Final = 3 * SECOND
 ANNOUNCE_REPEAT: Final = SECOND // 5
 ANNOUNCE_PATIENCE: Final = 5 * SECOND
 _REFS_MAX: Final = 256
-_BLOCKS_MAX: Final = 1 << 62
 
 
 class Phase(enum.Enum):
@@ -99,6 +103,12 @@ class LiveSession:
         patience: Silence after which the peer is given up, ns.
         now: Monotonic ns.
         confirmed: Whether both sides are known to have the keys.
+        office: What it takes to define flows; None = DEFINE is not known.
+        rtt: Of the handshake, ns; 0 = not known.
+        owed: The most that may be promised and not consumed, blocks by flow, where that may be more
+            than the windows; see LiveWindows.
+        fresh: Whether the session has just begun.
+        on_freed: Called when less is promised than before.
     """
 
     def __init__(
@@ -118,6 +128,11 @@ class LiveSession:
         patience: int,
         now: int,
         confirmed: bool,
+        office: FlowOffice | None = None,
+        rtt: int = 0,
+        owed: Mapping[int, int] = MappingProxyType({}),
+        fresh: bool = False,
+        on_freed: Callable[[], None] = lambda: None,
     ) -> None:
         self.stored = stored
         self.keys = keys
@@ -143,6 +158,18 @@ class LiveSession:
         # Announcements of ours that wait for the peer, and refs of the peer's that we have taken.
         self._awaited: dict[int, asyncio.Future[None]] = {}
         self._taken: OrderedDict[int, None] = OrderedDict()
+        self.windows = LiveWindows(
+            self._flows,
+            entry,
+            self.open_flows(),
+            owed=owed,
+            fresh=fresh,
+            ask=self._ask,
+            on_freed=on_freed,
+            now=now,
+        )
+        # Last: it may speak at once.
+        self.desk = None if office is None else FlowDesk(self, office, now, rtt)
 
     def __repr__(self) -> str:
         return f"LiveSession({self.stored.id}, {self.phase.value})"
@@ -153,22 +180,72 @@ class LiveSession:
         """The books of flow 0 and of every open data flow."""
         return flow_states(self._flows, self.entry)
 
+    def open_flows(self) -> Iterator[int]:
+        """The data flows that are open."""
+        return open_flows(self._flows, self.entry)
+
     def has_flow(self, flow: int) -> bool:
         """Whether a data flow is open."""
-        return flow in self._open_flows()
+        return flow in self.open_flows()
 
     def slot(self, flow: int) -> int:
         """The slot of a flow."""
         return self._flows.slot_of(self.entry, flow)
 
     def rx_window(self, flow: int) -> int:
-        """The window that we promised for a flow, in blocks; 0 where it is not open."""
-        return int(self._flows.read(self.slot(flow)).rx_window) if self.has_flow(flow) else 0
+        """The window that we have promised for a flow, in blocks; 0 where it is not open.
+
+        While it is changed, the wider one.
+        """
+        return self.windows.promised(flow)
+
+    @property
+    def heard_at(self) -> int:
+        """When the peer was heard last, monotonic ns, as far as the last tick has seen."""
+        return self._heard_at
 
     @property
     def covenant_room(self) -> int:
         """Bytes of CBOR that the body of a COVENANT tag may have in one frame."""
         return min(room_for_tags(self.mtu) - TAG_HEAD_LEN, MAX_BODY)
+
+    # For its desk
+
+    def line(self, flow: int) -> Record:
+        """The books of a flow as they lie in the gate."""
+        return self._flows.read(self.slot(flow))
+
+    def shut(self, flow: int) -> None:
+        """Has the gate refuse a flow's frames until an endpoint opens it again."""
+        self._flows.set_open(self.slot(flow), False)
+
+    def retire(self, flow: int) -> None:
+        """Ends what an endpoint that is gone has sent on a flow."""
+        self._flows.retire(self.slot(flow))
+
+    def settle(self, flow: int, seq: int, spent: int) -> bool:
+        """Takes over what a peer that is done with a flow has said of it."""
+        return self._flows.settle(self.slot(flow), seq, spent)
+
+    def take_seq(self) -> int:
+        """The next number of flow 0, recorded as used.
+
+        Raises:
+            ResourceExhausted: The session has used up its sequence numbers.
+        """
+        return self._flows.take_seq(self.slot(CONTROL_FLOW))
+
+    def send_tag(self, seq: int, tag: ControlTag, granted: int = 0) -> None:
+        """Sends a tag in a frame of a number that was taken for it; after the end, nothing.
+
+        Args:
+            seq: The number.
+            tag: What is to be said.
+            granted: A flow whose grant goes with it; 0 = none.
+        """
+        if self.phase is not Phase.ENDED:
+            grants = [self._grant_tag(granted, 0)] if granted else []
+            self._send_as(seq, DATA, [tag, *grants])
 
     # Covenants
 
@@ -204,7 +281,8 @@ class LiveSession:
             raise FailedPrecondition(f"flow: the session has no flow {flow}")
         manifests = list(_split(flow, items, room_for_tags(self.mtu)))
         try:
-            async with asyncio.timeout(ANNOUNCE_PATIENCE / SECOND):
+            # Four round trips, where those are long: two may be lost.
+            async with asyncio.timeout(max(ANNOUNCE_PATIENCE, 4 * self._rtt) / SECOND):
                 for manifest in manifests:
                     await self._announce_one(manifest)
         except TimeoutError:
@@ -213,16 +291,17 @@ class LiveSession:
     async def _announce_one(self, manifest: Manifest) -> None:
         body = manifest.to_body()
         # A number that no announcement of this session had before, across restarts as well.
-        ref = seq = self._take_seq()
+        ref = seq = self.take_seq()
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited[ref] = answer
         try:
             while True:
                 self._send_as(seq, DATA, [ControlTag(Tag.MANIFEST, ref, body)])
-                done, _ = await asyncio.wait({answer}, timeout=ANNOUNCE_REPEAT / SECOND)
+                repeat = max(ANNOUNCE_REPEAT, 5 * self._rtt // 4)
+                done, _ = await asyncio.wait({answer}, timeout=repeat / SECOND)
                 if done:
                     return answer.result()
-                seq = self._take_seq()
+                seq = self.take_seq()
         finally:
             del self._awaited[ref]
 
@@ -237,7 +316,7 @@ class LiveSession:
         if self.phase is Phase.ENDED:
             return
         opened = self._zero.open(header, payload)
-        actions = [self._action(tag) for tag in opened.tags]
+        actions = [self._action(tag, header.seq, now) for tag in opened.tags]
         self._heard_at = now
         self.unknown_tags += opened.skipped
         for action in actions:
@@ -294,6 +373,8 @@ class LiveSession:
         for answer in self._awaited.values():
             if not answer.done():
                 answer.set_exception(Unavailable(f"the session has ended: {reason}"))
+        if self.desk is not None:
+            self.desk.end(reason)
         self._ended.set()
 
     # Time
@@ -304,7 +385,10 @@ class LiveSession:
             return None
         if self.phase is Phase.CLOSING:
             return min(self._fin_until, self._sent_at + FIN_REPEAT)
-        return min(self._sent_at + HEARTBEAT, self._heard_at + self._patience)
+        due = min(self._sent_at + HEARTBEAT, self._heard_at + self._patience)
+        desk = None if self.desk is None else self.desk.next_deadline()
+        windows = self.windows.next_deadline() if self.phase is Phase.ESTABLISHED else None
+        return min(at for at in (due, desk, windows) if at is not None)
 
     def tick(self, now: int) -> None:
         """Does what is due."""
@@ -317,6 +401,8 @@ class LiveSession:
                 self._sent_at = now
                 self._send_fin()
             return
+        if self.desk is not None:
+            self.desk.tick(now)
         # Data flows do not pass here, but their counters show that the peer lives.
         marks = self._progress()
         if marks != self._marks or self.suspended:
@@ -324,22 +410,32 @@ class LiveSession:
         if now >= self._heard_at + self._patience:
             self.drop("the peer is silent")
         elif now >= self._sent_at + HEARTBEAT:
-            self._sent_at = now
-            self._send(DATA, [self._grant_tag(flow, 0) for flow in self._open_flows()])
+            self.beat(now)
+        if self.phase is Phase.ESTABLISHED:
+            self.windows.tick(now)
+
+    def beat(self, now: int) -> None:
+        """Sends a heartbeat: all grants, and a sign of life."""
+        self._sent_at = now
+        self._send(DATA, [self.windows.tag(flow) for flow in self.open_flows()])
 
     # Within
 
-    def _open_flows(self) -> Iterator[int]:
-        return open_flows(self._flows, self.entry)
+    @property
+    def _rtt(self) -> int:
+        """Of the handshake, ns; 0 = not known."""
+        return 0 if self.desk is None else self.desk.rtt
 
     def _progress(self) -> tuple[int, ...]:
-        return tuple(self._flows.read(self.slot(flow)).rx_highest for flow in self._open_flows())
+        return tuple(self._flows.read(self.slot(flow)).rx_highest for flow in self.open_flows())
 
-    def _take_seq(self) -> int:
-        return self._flows.take_seq(self.slot(CONTROL_FLOW))
+    def _ask(self, tags: Callable[[int], list[ControlTag]]) -> None:
+        """Sends questions, which bear the number of their first frame."""
+        seq = self.take_seq()
+        self._send_as(seq, DATA, tags(seq))
 
     def _send(self, flags: Flags, tags: Iterable[ControlTag] = ()) -> None:
-        self._send_as(self._take_seq(), flags, tags)
+        self._send_as(self.take_seq(), flags, tags)
 
     def _send_as(self, seq: int, flags: Flags, tags: Iterable[ControlTag] = ()) -> None:
         self._transmit(self._zero.frame(seq, flags, tuple(tags)))
@@ -355,13 +451,12 @@ class LiveSession:
         self.abandon(reason)
         self._on_end(self, reason)
 
-    def _action(self, tag: ControlTag) -> Callable[[], None]:
+    def _action(self, tag: ControlTag, seq: int, now: int) -> Callable[[], None]:
         """What a tag asks for. Its body is read here, before anything of the frame has effect."""
         if tag.tag == Tag.GRANT:
             grant = Grant.from_body(tag.body)
-            if grant.granted >= _BLOCKS_MAX or not self.has_flow(grant.flow):
-                raise RemoteError(f"a grant that cannot be, for flow {grant.flow}")
-            return lambda: self._on_grant(grant, tag.ref)
+            self.windows.check(grant)
+            return lambda: self._on_grant(grant, tag.ref, seq)
         if tag.tag == Tag.MANIFEST:
             manifest = Manifest.from_body(tag.body)
             if not self.has_flow(manifest.flow):
@@ -369,25 +464,51 @@ class LiveSession:
             return lambda: self._on_manifest(manifest, tag.ref)
         if tag.tag == Tag.COVENANT:
             return lambda: self._on_covenant_tag(tag.body)
+        if tag.tag == Tag.DEFINE:
+            define = Define.from_body(tag.body)
+            return lambda: self._on_define(define, tag.ref, now)
         if tag.tag == Tag.CLOSE:
             close = Close.from_body(tag.body)
-            return lambda: log.info(
-                "peer closes", extra={"session": self.stored.id, "reason": close.reason}
-            )
+            if close.flow is not None and not self.has_flow(close.flow):
+                raise RemoteError(f"an end of flow {close.flow}, which is not open")
+            return lambda: self._on_close(close, tag.ref)
         return self._on_unknown
 
     def _on_unknown(self) -> None:
         self.unknown_tags += 1
 
+    def _on_define(self, define: Define, ref: int, now: int) -> None:
+        if self.desk is None:
+            self._on_unknown()
+        elif self.phase in {Phase.UNCONFIRMED, Phase.ESTABLISHED}:
+            self.desk.on_define(define, ref, now)
+
+    def _on_close(self, close: Close, ref: int) -> None:
+        if close.flow is None:
+            log.info("peer closes", extra={"session": self.stored.id, "reason": close.reason})
+            return
+        if self.desk is not None:
+            last = None if close.seq is None or close.spent is None else (close.seq, close.spent)
+            self.desk.on_close(close.flow, ref, close.reason, last)
+        self._send(DATA, [self._grant_tag(close.flow, ref)])
+
     def _on_covenant_tag(self, body: object) -> None:
         if not self._on_covenant(body):
             self.unknown_tags += 1
 
-    def _on_grant(self, grant: Grant, ref: int) -> None:
-        self._flows.raise_tx_granted(self.slot(grant.flow), grant.granted)
+    def _on_grant(self, grant: Grant, ref: int, seq: int) -> None:
+        if not self.windows.take(grant, seq):
+            return
+        if grant.window is not None:
+            if ref:
+                self._send(DATA, [self._grant_tag(grant.flow, ref)])
+            return
+        self.windows.answered(grant.flow, ref)
         answer = self._awaited.get(ref)
         if answer is not None and not answer.done():
             answer.set_result(None)
+        if self.desk is not None:
+            self.desk.on_receipt(ref)
 
     def _on_manifest(self, manifest: Manifest, ref: int) -> None:
         if ref not in self._taken:

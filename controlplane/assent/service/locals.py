@@ -93,6 +93,28 @@ class LocalCells:
             log.warning("cell has no socket", extra={"cell": cell.name, "reason": str(error)})
         self._active[cell.id] = active
 
+    def move(self, cell: LocalCell) -> None:
+        """Has a cell speak through the interface that it is stored with now.
+
+        Args:
+            cell: As stored now.
+
+        Raises:
+            FailedPrecondition: There is no such interface, or it is not gated.
+            Unavailable: The system refuses a socket. The cell is where it was.
+        """
+        active = self._active.get(cell.id)
+        if active is None:
+            raise FailedPrecondition("the local cell's key cannot be used: see the daemon's log")
+        describe(cell.interface)
+        if not self._guarded.is_guarded(cell.interface):
+            raise FailedPrecondition(f"interface: {cell.interface!r} is not gated: attach it first")
+        moved = _Active(cell, active.identity)
+        self._open(moved)
+        self._active[cell.id] = moved
+        if active.socket is not None:
+            active.socket.close()
+
     def remove(self, cell: CellID) -> None:
         """Takes a cell out of work. Idempotent."""
         active = self._active.pop(cell, None)

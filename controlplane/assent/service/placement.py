@@ -11,7 +11,9 @@ one is whole if all three places have it and agree. Everything else is removed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import os
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 from assent.dataplane.tables import SessionEntry, SessionSpec, SessionTable
 from assent.errors import LocalError, NotFound
 from assent.handshake.keys import SessionKeys
+from assent.service.definitions import Definitions
 from assent.service.escrow import Escrow
 from assent.service.faults import Point, reach
 from assent.service.records import StoredSession
@@ -45,18 +48,43 @@ class Placement:
         table: The gate's session table.
         escrow: Keeps the keys.
         lock_dir: Holds the lock of each flow that an application drives; made where it is missing.
+        definitions: What is agreed on flows; it goes with the session. None where nobody defines
+            any.
     """
 
-    def __init__(self, store: Store, table: SessionTable, escrow: Escrow, lock_dir: Path) -> None:
+    def __init__(
+        self,
+        store: Store,
+        table: SessionTable,
+        escrow: Escrow,
+        lock_dir: Path,
+        definitions: Definitions | None = None,
+    ) -> None:
         self._store = store
         self._table = table
         self._escrow = escrow
         self._lock_dir = lock_dir
+        self._definitions = definitions
         lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def lock_path(self, session: int, flow: int) -> Path:
         """Whoever drives a flow locks this file."""
         return self._lock_dir / f"{session}-{flow}.lock"
+
+    def is_driven(self, session: int, flow: int) -> bool:
+        """Whether somebody drives a flow, and therefore holds its lock."""
+        try:
+            fd = os.open(self.lock_path(session, flow), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            # Let go with the descriptor; shared, so that two who look are not in each other's way.
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def put(
         self, stored: StoredSession, keys: SessionKeys, spec: SessionSpec, old: int | None
@@ -137,6 +165,8 @@ class Placement:
         ids = {placed.stored.id for placed in whole}
         self._clean_gate(ids | others)
         self._escrow.retain(ids)
+        if self._definitions is not None:
+            self._definitions.retain(ids)
         self._clean_locks(ids | others)
         return whole
 
@@ -168,5 +198,7 @@ class Placement:
 
     def _forget_files(self, session: int) -> None:
         self._escrow.remove(session)
+        if self._definitions is not None:
+            self._definitions.remove(session)
         for path in self._lock_dir.glob(f"{session}-*.lock"):
             path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from assent.errors import (
 from assent.handshake.keys import SessionKeys
 from assent.identity.cellid import from_public_keys
 from assent.service.bulk_records import WantedRow
+from assent.service.credit import Promises
 from assent.service.handshakes import FLOW_MAX, wall_clock
 from assent.service.reconciler import Reconciler
 from assent.service.records import (
@@ -40,7 +41,6 @@ from assent.service.records import (
     StoredPsk,
     StoredSession,
 )
-from assent.service.registry import Promises
 from assent.service.sessions import SessionManager
 from assent.service.static_records import StaticSession
 from assent.service.store import Store

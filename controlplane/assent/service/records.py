@@ -22,6 +22,7 @@ class LocalCell:
         interface: The one that it speaks through, in the daemon's network namespace.
         key_file: Holds the private key.
         observe: What policy refuses of frames to it is admitted, counted and told.
+        standby: The interface that it moves to when its own goes down; None = it stays.
     """
 
     id: CellID
@@ -30,6 +31,7 @@ class LocalCell:
     interface: str
     key_file: Path
     observe: bool = False
+    standby: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class RemoteCell:
         mac: Where it was last seen, 6 bytes; None when not known yet.
         observe: What policy refuses of its frames is admitted, counted and told.
         bare: Its 40-byte frames, which prove nothing, are admitted.
+        grant_shift: The unit of grants that is asked for, 64 << grant_shift bytes; None = the
+            smallest that will do.
     """
 
     id: CellID
@@ -53,6 +57,7 @@ class RemoteCell:
     mac: bytes | None
     observe: bool = False
     bare: bool = False
+    grant_shift: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +95,21 @@ class StoredPsk:
 
 @dataclass(frozen=True, slots=True)
 class StandingGrant:
-    """The window of a flow of a remote cell, in blocks of 64 bytes."""
+    """The window of a flow of a remote cell.
+
+    Attributes:
+        remote: The sender.
+        flow: From 1.
+        window_blocks: What was set, in blocks of 64 bytes; 0 = it is open under LAMP alone.
+        lamp: Whether it is open though its window is 0.
+        held: The most that may be promised still under a wider window that was replaced, blocks.
+    """
 
     remote: CellID
     flow: int
     window_blocks: int
+    lamp: bool = False
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ class StoredSession:
         clock_offset: Peer's clock minus this host's monotonic clock, ns; what the gate is told.
         clock_ahead: Peer's clock minus this host's when the session began, ns; for people.
         mtu: The largest fabric frame that the peer takes, bytes.
+        lamp: Whether the peer hears frames under LAMP.
     """
 
     id: int
@@ -124,6 +140,7 @@ class StoredSession:
     clock_offset: int
     clock_ahead: int
     mtu: int
+    lamp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,19 @@ ends are ended after the commit: they are out of the gate by then.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from assent.covenant.consent import Consent
-from assent.credit.ledger import Ledger
-from assent.errors import FailedPrecondition, InvalidArgument
+from assent.errors import AssentError, FailedPrecondition, InvalidArgument
 from assent.identity.cellid import from_public_key
 from assent.identity.keys import Identity, noise_public_of
 from assent.service.covenants.consequences import hold, restored, settle_grants
+from assent.service.credit import CreditSteward, Promises
 from assent.service.handshakes import FLOW_MAX
-from assent.service.interfaces import describe
+from assent.service.interfaces import describe, is_running
 from assent.service.key_files import KeyFiles
 from assent.service.locals import LocalCells
 from assent.service.reconciler import Reconciler
@@ -29,18 +30,41 @@ from assent.service.sessions import SessionManager
 from assent.service.store import Store
 from assent.wire.cellid import CellID
 
-Promises = Ledger[tuple[CellID, int]]
-"""Windows promised, by remote cell and flow."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultGrants:
+    """Windows that a cell with standing consent begins with.
+
+    Attributes:
+        flows: How many flows have one, from flow 1 on; 0 = none.
+        window_blocks: Each of them, in blocks of 64 bytes.
+    """
+
+    flows: int = 0
+    window_blocks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class GrantView:
-    """A grant, and what its live sessions have made of it, in cumulative blocks."""
+    """A grant, and what its live sessions have made of it.
+
+    Attributes:
+        grant: What was set.
+        remote_name: The sender's.
+        granted: Of the live sessions, cumulative blocks.
+        spent: And what of them has arrived.
+        window: The widest that is in force, blocks; 0 where no session is live.
+        promised: What is reserved in all, blocks.
+    """
 
     grant: StandingGrant
     remote_name: str
     granted: int
     spent: int
+    window: int
+    promised: int
 
 
 class Registry:
@@ -53,6 +77,7 @@ class Registry:
         cells: The local cells at work.
         sessions: The live sessions.
         key_files: Where private keys are kept.
+        defaults: Windows that a cell is given without being asked for.
         unix_time: Seconds.
     """
 
@@ -64,6 +89,7 @@ class Registry:
         cells: LocalCells,
         sessions: SessionManager,
         key_files: KeyFiles,
+        defaults: DefaultGrants | None = None,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -72,7 +98,10 @@ class Registry:
         self._cells = cells
         self._sessions = sessions
         self._key_files = key_files
+        self._defaults = defaults or DefaultGrants()
         self._unix_time = unix_time
+        self.credit = CreditSteward(store, ledger, sessions)
+        """Policy, windows and books."""
 
     # Cells
 
@@ -112,8 +141,9 @@ class Registry:
             AlreadyExists: The name or the key is taken.
         """
         cell = RemoteCell(from_public_key(public_key), name, public_key, consent, mac)
-        with self._reconciler.change(remotes=[cell.id]):
+        with restored(self._ledger, [cell.id]), self._reconciler.change(remotes=[cell.id]):
             self._store.add_remote(cell)
+            self._grant_defaults(cell.id, consent)
         return cell
 
     def set_consent(self, ref: CellID | str, consent: Consent) -> RemoteCell:
@@ -132,6 +162,7 @@ class Registry:
             self._store.set_consent(remote, consent)
             if negotiates:
                 self._let_covenants_grant(remote)
+            self._grant_defaults(remote, consent)
             if ends:
                 self._sessions.farewell(remote)
         if ends:
@@ -171,6 +202,53 @@ class Registry:
             with self._reconciler.change(remotes=[cell.id]):
                 self._store.set_policy(cell.id, observe=observe, bare=bare)
         return self._store.cell(cell.id)
+
+    def move_local(
+        self, ref: CellID | str, interface: str | None, standby: str | None
+    ) -> LocalCell:
+        """Has a local cell speak through another gated interface; its sessions stay.
+
+        Args:
+            ref: The cell.
+            interface: Where it goes; None = it stays.
+            standby: Where it goes by itself when that interface fails; "" = nowhere, None = as it
+                was said before.
+
+        Raises:
+            NotFound: There is no such local cell.
+            InvalidArgument: It would stand by for itself.
+            FailedPrecondition: An interface is missing, or the one that it goes to is not gated.
+            Unavailable: The system refuses a socket. The cell is where it was.
+        """
+        cell = self._store.local(ref)
+        target = cell.interface if interface is None else interface
+        spare = cell.standby if standby is None else standby or None
+        if spare == target:
+            if standby is not None:
+                raise InvalidArgument("standby", "is the interface that the cell speaks through")
+            spare = cell.interface  # the two change places
+        if standby:
+            describe(standby)
+        with self._store.transaction():
+            self._store.set_interface(cell.id, target, spare)
+            if target != cell.interface:
+                self._cells.move(self._store.local(cell.id))
+        if target != cell.interface:
+            log.info("cell moved", extra={"cell": cell.name, "interface": target})
+            self._sessions.moved(cell.id)
+        return self._store.local(cell.id)
+
+    def fail_over(self) -> None:
+        """Moves local cells whose interface has failed to the one that stands by, if that works."""
+        for cell in self._store.locals():
+            if cell.standby is None or is_running(cell.interface):
+                continue
+            if is_running(cell.standby):
+                try:
+                    self.move_local(cell.id, cell.standby, None)
+                except AssentError as error:
+                    reason = {"cell": cell.name, "reason": str(error)}
+                    log.warning("cell cannot move", extra=reason)
 
     def delete_cell(self, ref: CellID | str) -> None:
         """Removes a cell with its sessions and keys; out of the gate when it returns.
@@ -244,32 +322,27 @@ class Registry:
 
     # Grants
 
-    def set_grant(self, ref: CellID | str, flow: int, window_blocks: int) -> GrantView:
-        """Sets the window of a flow, from the next session on.
+    def set_grant(
+        self, ref: CellID | str, flow: int, window_blocks: int, *, lamp: bool = False
+    ) -> GrantView:
+        """Sets the window of a flow. A live session that has the flow follows.
 
-        A live session keeps the window that it began with: grants are receipts too, and a grant
-        that grew for another reason would read as a receipt for data that is still missing.
+        Args:
+            ref: The remote cell.
+            flow: Of which flow.
+            window_blocks: In blocks; 0 with `lamp` alone.
+            lamp: Whether the flow is open for frames under LAMP though its window is 0.
 
         Raises:
             NotFound: There is no such remote cell.
-            FailedPrecondition: A live session has been promised more, or a covenant sets it.
+            FailedPrecondition: A static session has been promised more, a covenant sets it, or it
+                is too small for the cell's unit of grants.
             ResourceExhausted: The node cannot back it.
         """
         remote = self._granted_by_hand(ref)
-        promised = self._promised_live(remote, flow)
-        if window_blocks < promised:
-            raise FailedPrecondition(
-                f"window_blocks: the live session was promised {promised}, and a window is not "
-                "narrowed while it runs: close the session first"
-            )
-        held = self._ledger.held((remote, flow))
-        count, _ = self._store.counts()
-        blocks = window_blocks * max(count, 1)
-        with self._promised((remote, flow), blocks), self._store.transaction():
-            self._store.set_grant(StandingGrant(remote, flow, window_blocks))
-        if blocks < held:
-            self._sessions.stop_handshakes(remote, "a window that it offered was narrowed")
-        return self.grant(remote, flow)
+        if self.credit.set_grant(remote, flow, window_blocks, lamp=lamp):
+            self._sessions.stop_handshakes(remote.id, "a window that it offered was narrowed")
+        return self.grant(remote.id, flow)
 
     def delete_grant(self, ref: CellID | str, flow: int) -> None:
         """Removes the window of a flow.
@@ -278,14 +351,25 @@ class Registry:
             NotFound: There is no such remote cell, or no grant.
             FailedPrecondition: A live session has been promised it, or a covenant sets it.
         """
-        remote = self._granted_by_hand(ref)
-        if self._promised_live(remote, flow):
-            raise FailedPrecondition(
-                f"flow: flow {flow} is open in a live session: close the session first"
-            )
-        self._store.delete_grant(remote, flow)
-        self._ledger.release((remote, flow))
+        remote = self._granted_by_hand(ref).id
+        self.credit.delete_grant(remote, flow)
         self._sessions.stop_handshakes(remote, "a window that it offered was taken back")
+
+    def set_grant_shift(self, ref: CellID | str, shift: int | None) -> RemoteCell:
+        """Sets the unit of grants that is asked of a remote cell, from the next session on.
+
+        Args:
+            ref: The remote cell.
+            shift: Grants count units of 64 << shift bytes; None = the smallest that will do.
+
+        Raises:
+            NotFound: There is no such remote cell.
+            FailedPrecondition: Its windows are too small for that, or too large.
+        """
+        remote = self._store.remote(ref)
+        self.credit.check_shift(remote, shift)
+        self._store.set_grant_shift(remote.id, shift)
+        return self._store.remote(remote.id)
 
     def grant(self, ref: CellID | str, flow: int) -> GrantView:
         """The window of a flow.
@@ -366,49 +450,13 @@ class Registry:
         Raises:
             ResourceExhausted: The node has not that much.
         """
-        count, _ = self._store.counts()
-        self._ledger.settle(self._windows(count))
+        self.credit.open_books()
 
-    def _windows(self, locals_count: int) -> dict[tuple[CellID, int], int]:
-        """Every window, once for each local cell that may be in session with the remote one."""
-        times = max(locals_count, 1)
-        return {
-            (grant.remote, grant.flow): grant.window_blocks * times
-            for grant in self._store.grants()
-        }
-
-    @contextlib.contextmanager
-    def _backed(self, locals_count: int) -> Iterator[None]:
+    def _backed(self, locals_count: int) -> contextlib.AbstractContextManager[None]:
         """Backs all windows for another number of local cells, or takes that back."""
-        before = self._ledger.windows()
-        self._ledger.settle(self._windows(locals_count))
-        try:
-            yield
-        except BaseException:
-            self._ledger.settle(before)
-            raise
+        return self.credit.backed(locals_count)
 
-    @contextlib.contextmanager
-    def _promised(self, key: tuple[CellID, int], blocks: int) -> Iterator[None]:
-        """Holds another window for a flow, or takes that back."""
-        before = self._ledger.held(key)
-        self._hold(key, blocks)
-        try:
-            yield
-        except BaseException:
-            self._hold(key, before)
-            raise
-
-    def _hold(self, key: tuple[CellID, int], blocks: int) -> None:
-        held = self._ledger.held(key)
-        if 0 < held <= blocks:
-            self._ledger.widen(key, blocks)
-            return
-        self._ledger.release(key)
-        if blocks:
-            self._ledger.reserve(key, blocks)
-
-    def _granted_by_hand(self, ref: CellID | str) -> CellID:
+    def _granted_by_hand(self, ref: CellID | str) -> RemoteCell:
         """A remote cell whose windows an operator sets.
 
         Raises:
@@ -420,7 +468,28 @@ class Registry:
             raise FailedPrecondition(
                 f"remote: the covenant's terms set the windows of cell {remote.name!r}"
             )
-        return remote.id
+        return remote
+
+    def _grant_defaults(self, remote: CellID, consent: Consent) -> None:
+        """Gives a cell with standing consent its first windows, where it has none.
+
+        They take half of what the node may promise at most: the rest is for what an operator
+        decides on, and for further local cells.
+        """
+        if consent is not Consent.STANDING or self._store.grants(remote):
+            return
+        count, _ = self._store.counts()
+        blocks = self._defaults.window_blocks
+        for flow in range(1, self._defaults.flows + 1):
+            held = self.credit.policy.first(blocks) * max(count, 1)
+            if self._ledger.promised + held > self._ledger.capacity // 2:
+                log.warning(
+                    "no room for all default windows",
+                    extra={"remote": str(remote), "granted": flow - 1},
+                )
+                return
+            self._ledger.reserve((remote, flow), held)
+            self._store.set_grant(StandingGrant(remote, flow, blocks))
 
     def _let_covenants_grant(self, remote: CellID) -> None:
         """Has the windows of a remote cell be those of its covenants, and the books back them."""
@@ -429,22 +498,17 @@ class Registry:
         times = max(count, 1)
         hold(self._ledger, remote, {flow: blocks * times for flow, blocks in windows.items()})
 
-    def _promised_live(self, remote: CellID, flow: int) -> int:
-        windows = (live.rx_window(flow) for live in self._sessions.live_with(remote))
-        return max((self._sessions.static_window(remote, flow), *windows))
-
     def _grant_view(self, grant: StandingGrant, name: str) -> GrantView:
-        books = [
-            state
-            for live in self._sessions.live_with(grant.remote)
-            for state in live.flows()
-            if state.flow == grant.flow
-        ]
+        lives = self._sessions.live_with(grant.remote)
+        books = [state for live in lives for state in live.flows() if state.flow == grant.flow]
         static = self._sessions.static_flows(grant.remote)
         books += [state for state in static if state.flow == grant.flow]
+        windows = [live.windows.target(grant.flow) for live in lives]
         return GrantView(
             grant,
             name,
             sum(state.rx_granted for state in books),
             sum(state.rx_spent for state in books),
+            max((self._sessions.static_window(grant.remote, grant.flow), *windows)),
+            self._ledger.held((grant.remote, grant.flow)),
         )

@@ -208,6 +208,52 @@ ALTER TABLE psks ADD COLUMN covenant INTEGER REFERENCES covenants (handle) ON DE
 CREATE INDEX psks_covenant ON psks (covenant) WHERE covenant IS NOT NULL;
 """
 
+_CREDIT = """
+-- Windows of up to 32,767 of the largest units. One of 0 is open under LAMP alone. `held` is the
+-- most that may be promised still under a wider window that was replaced.
+CREATE TABLE windows (
+    remote        BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    flow          INTEGER NOT NULL CHECK (flow BETWEEN 1 AND 7),
+    window_blocks INTEGER NOT NULL CHECK (window_blocks BETWEEN 0 AND 32767 << 15),
+    lamp          INTEGER NOT NULL DEFAULT 0 CHECK (lamp IN (0, 1)),
+    held          INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
+    CHECK (window_blocks > 0 OR lamp = 1),
+    PRIMARY KEY (remote, flow)
+) STRICT, WITHOUT ROWID;
+INSERT INTO windows (remote, flow, window_blocks) SELECT remote, flow, window_blocks FROM grants;
+DROP TABLE grants;
+ALTER TABLE windows RENAME TO grants;
+
+-- How windows come about; no row = as they were set.
+CREATE TABLE credit_policy (
+    only    INTEGER PRIMARY KEY CHECK (only = 1),
+    kind    TEXT NOT NULL CHECK (kind IN ('fixed', 'fair-share')),
+    floor   INTEGER NOT NULL CHECK (floor >= 1),
+    ceiling INTEGER NOT NULL CHECK (ceiling >= 0)
+) STRICT;
+
+-- Of remote cells: the unit of grants that is asked for; NULL = the smallest that will do. Of local
+-- ones: where it goes when its interface goes down; NULL = nowhere.
+ALTER TABLE cells ADD COLUMN grant_shift INTEGER CHECK (grant_shift BETWEEN 0 AND 15);
+ALTER TABLE cells ADD COLUMN standby TEXT;
+
+-- Whether the peer hears frames under LAMP.
+ALTER TABLE sessions ADD COLUMN lamp INTEGER NOT NULL DEFAULT 0 CHECK (lamp IN (0, 1));
+"""
+
+_TOKENS = """
+-- What applications show to be lent rings. A number is never used again.
+CREATE TABLE tokens (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    uid        INTEGER NOT NULL CHECK (uid BETWEEN 1 AND 4294967294),
+    cell       BLOB NOT NULL REFERENCES cells (id) ON DELETE CASCADE,
+    digest     BLOB NOT NULL CHECK (length(digest) = 32),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX tokens_cell ON tokens (cell);
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _FIRST,
     _WANTED_INTERFACES,
@@ -215,6 +261,8 @@ MIGRATIONS: tuple[str, ...] = (
     _POLICY,
     _STATIC_SESSIONS,
     _COVENANTS,
+    _CREDIT,
+    _TOKENS,
 )
 
 

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -25,6 +25,7 @@ from assent.errors import (
     LocalError,
     NotFound,
     RemoteError,
+    ResourceExhausted,
     Unavailable,
 )
 from assent.handshake.utcp import (
@@ -35,25 +36,42 @@ from assent.handshake.utcp import (
     State,
     UnexpectedFrame,
 )
-from assent.service.flow_zero import is_handshake
-from assent.service.handshakes import FLOW_MAX, Handshake, Handshakes, is_syn, wall_clock
+from assent.service.definitions import Definition, Definitions
+from assent.service.flow_board import FlowBoard
+from assent.service.flow_desk import FlowOffice, FlowPolicy
+from assent.service.flow_zero import CONTROL_FLOW, is_handshake
+from assent.service.handshakes import (
+    FLOW_MAX,
+    Handshake,
+    Handshakes,
+    Terms,
+    agreed_replay,
+    agreed_shift,
+    hears_lamps,
+    is_syn,
+    usable_window,
+    wall_clock,
+)
 from assent.service.interfaces import describe
 from assent.service.live import Dataplane, FlowState, LiveSession, Phase, open_flows
 from assent.service.locals import LocalCells
 from assent.service.manifests import Announced, ManifestBoard
 from assent.service.placement import Placed, Placement
 from assent.service.records import LocalCell, RemoteCell, StoredSession
+from assent.service.session_news import News, NewsKind, SessionNews
 from assent.service.static_sessions import StaticSessions, StaticView
 from assent.service.store import Store
 from assent.wire.cellid import CellID
-from assent.wire.control import Manifest, ManifestItem
+from assent.wire.control import Delivery, FlowClass, Manifest, ManifestItem
 from assent.wire.ethernet import BROADCAST, ETHERNET_HEADER_LEN, EthernetHeader
 from assent.wire.fabric import Frame, Header
 
 log = logging.getLogger(__name__)
 
 SECOND: Final = 1_000_000_000
-CONNECT_PATIENCE_SECONDS: Final = 30.0
+_NUMBERS: Final = 1 << 32
+_GROUP_ADDRESS: Final = 0x01
+"""In the first byte of a MAC address that is not one station's."""
 _LEAST_DELAY: Final = SECOND // 50
 
 Breach = Callable[[CellID, CellID, str], None]
@@ -65,6 +83,29 @@ _STATES: Final = {
     Phase.CLOSING: State.FIN_WAIT,
     Phase.ENDED: State.CLOSED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ControlBlock:
+    """A connection, under way or not yet (seed UTCP, PCB).
+
+    Attributes:
+        state: As in the seed's state machine.
+        remote: The peer.
+        local: The cell of this host.
+        local_seq: The next number that is sent on flow 0.
+        remote_seq: The next one that is expected there.
+        last_active: When the peer was heard last, Unix time, ns; 0 = not known.
+        dkh_trust: Reserved in the seed, and 0.
+    """
+
+    state: State
+    remote: RemoteCell
+    local: CellID
+    local_seq: int
+    remote_seq: int
+    last_active: int
+    dkh_trust: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +141,7 @@ class OpenedFlow:
     """What a local application needs to drive one flow. Holds keys.
 
     `rx_blocks_per_second`: what it is to grant the peer beyond the first window; 0 = no bound.
+    `rtt`: of the handshake, ns; 0 = not known.
     """
 
     view: SessionView
@@ -114,6 +156,11 @@ class OpenedFlow:
     rx_payload_key: bytes = field(repr=False)
     tx_header_key: bytes = field(repr=False)
     rx_blocks_per_second: int
+    grant_shift: int
+    delivery: Delivery = Delivery.ORDERED
+    flow_class: FlowClass = FlowClass.STANDARD
+    rtt: int = 0
+    lamp: bool = False
 
 
 class FabricSink(Protocol):
@@ -153,8 +200,11 @@ class _Pair:
         mac: Where the peer was heard last.
         handshake: The newest, under way or not.
         live: The session in the gate.
+        renewed: Whether it has taken another one's place.
         waiters: Calls that wait for the handshake's outcome.
         timer: The one wake-up for all of the pair's deadlines.
+        newest: The newest number that was heard on flow 0 of the live session.
+        is_sought: Whether frames go to all stations of the link, until the peer is heard again.
         room: What covenants were told a tag's body may have, bytes; None = that there is no
             session.
     """
@@ -164,8 +214,11 @@ class _Pair:
     mac: bytes | None
     handshake: Handshake | None = None
     live: LiveSession | None = None
+    renewed: bool = False
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
+    newest: int = 0
+    is_sought: bool = False
     room: int | None = None
 
 
@@ -185,6 +238,10 @@ class SessionManager:
         patience: Silence after which a peer is given up, ns.
         covenants: Takes COVENANT tags; None = they are not known.
         on_breach: Told of announcements that a covenant does not permit.
+        definitions: Where it is kept what is agreed on flows; None = none can be defined.
+        flow_policy: What flows peers may define.
+        terms: What is offered in handshakes.
+        connections: How many there may be, those under way among them; None = as the gate can hold.
         monotonic: Monotonic clock, ns.
         wall: Wall clock, ns of TAI.
     """
@@ -202,6 +259,10 @@ class SessionManager:
         patience: int,
         covenants: FabricSink | None = None,
         on_breach: Breach | None = None,
+        definitions: Definitions | None = None,
+        flow_policy: FlowPolicy | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - it cannot be changed
+        connections: int | None = None,
         monotonic: Callable[[], int] = time.monotonic_ns,
         wall: Callable[[], int] = wall_clock,
     ) -> None:
@@ -212,21 +273,44 @@ class SessionManager:
         self._board = board
         self._statics = statics
         self._skew_limit = skew_limit
-        self._patience = patience
+        # A responder hears nothing until its answer has been answered.
+        self._patience = max(patience, terms.timers.lifetime)
+        self._terms = terms
+        self._connections = connections
         self._covenants = covenants
         self._on_breach = on_breach
         self._now = monotonic
         self._wall = wall
-        self._handshakes = Handshakes(store, wall)
+        self._handshakes = Handshakes(store, wall, terms=terms)
         self._pairs: dict[tuple[CellID, CellID], _Pair] = {}
         self.refused = 0
         """Control frames that passed the gate and were refused here."""
+        self.on_credit: Callable[[CellID], None] = lambda _: None
+        """Called with a remote cell to which less is promised than before."""
+        self.on_open: Callable[[LiveSession, int], None] = lambda _live, _flow: None
+        """Called before a local application is handed a flow of a session."""
+        self.news = SessionNews()
+        """What becomes of sessions, for applications."""
+        self.flow_board = FlowBoard()
+        """Who listens for flows that peers define."""
+        self.on_session_over: Callable[[StoredSession, str], None] = lambda *_: None
+        """Called when a session is over, before its lines in the gate become another's."""
+        self._office: FlowOffice | None = None
+        if definitions is not None:
+            self._office = FlowOffice(
+                self.flow_board,
+                definitions,
+                flow_policy or FlowPolicy(),
+                placement.is_driven,
+                self._flow_closed,
+                lambda stored, reason: self.on_session_over(stored, reason),
+            )
 
     async def __aenter__(self) -> Self:
         for placed in self._placement.take_stock(self._statics.take_stock()):
             pair = self._pair(self._store.remote(placed.stored.remote), placed.stored.local)
             pair.mac = placed.stored.mac
-            pair.live = self._make_live(pair, placed, confirmed=True)
+            pair.live = self._make_live(pair, placed, confirmed=True, fresh=False)
             self._schedule(pair)
             self._link_up(pair)
             log.info("session taken over", extra={"session": placed.stored.id})
@@ -281,6 +365,34 @@ class SessionManager:
             if pair.remote == remote and pair.live is not None
         ]
 
+    def control_blocks(self) -> list[ControlBlock]:
+        """Every connection that a handshake made or is making; static ones have none."""
+        blocks = (self._control_block(pair) for pair in self._pairs.values())
+        found = [block for block in blocks if block is not None]
+        return sorted(found, key=lambda block: (block.remote.name, block.local))
+
+    @property
+    def terms(self) -> Terms:
+        """What is offered in handshakes."""
+        return self._terms
+
+    @property
+    def capacity(self) -> int | None:
+        """How many connections there may be; None = as the gate can hold."""
+        return self._connections
+
+    def present(self) -> set[CellID]:
+        """The remote cells that are in session."""
+        return {
+            pair.remote
+            for pair in self._pairs.values()
+            if pair.live is not None and pair.live.phase is Phase.ESTABLISHED
+        }
+
+    def all_live(self) -> list[LiveSession]:
+        """The live sessions of all pairs, static ones aside."""
+        return [pair.live for pair in self._pairs.values() if pair.live is not None]
+
     # Handshakes
 
     async def connect(self, remote: RemoteCell, local: LocalCell, *, renew: bool) -> SessionView:
@@ -304,7 +416,7 @@ class SessionManager:
         pair.waiters.append(outcome)
         self._flush(pair)
         try:
-            async with asyncio.timeout(CONNECT_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._terms.timers.lifetime / SECOND):
                 await outcome
         except TimeoutError:
             raise TimeoutError(f"cell {remote.name!r} does not answer") from None
@@ -322,8 +434,32 @@ class SessionManager:
             return
         identity = self._cells.identity(local.id)
         self._cells.require_gated(local)
+        self._make_room(pair)
         mtu = describe(local.interface).mtu
         pair.handshake = self._handshakes.begin(identity, remote, mtu, self._now())
+
+    def _make_room(self, pair: _Pair) -> None:
+        """Sees to it that one more connection has a place: that of a silent one is taken.
+
+        Raises:
+            ResourceExhausted: All of them are at work.
+        """
+        if self._connections is None or _is_open(pair):
+            return
+        if len(self._pairs) + self._statics.count() < self._connections:
+            return
+        others = [other for other in self._pairs.values() if _is_open(other)]
+        if len(others) + self._statics.count() < self._connections:
+            return
+        lives = [other.live for other in others if other.live and not other.live.suspended]
+        oldest = min(lives, key=lambda live: live.heard_at, default=None)
+        silent = self._now() - self._terms.timers.lifetime
+        if oldest is None or oldest.heard_at > silent:
+            raise ResourceExhausted(
+                f"there are {self._connections} connections, and no more may be. Use a larger "
+                "profile"
+            )
+        oldest.drop("silent, and its place was needed")
 
     # Live sessions
 
@@ -372,26 +508,68 @@ class SessionManager:
                 )
             stored, keys, entry = static.session.stored, static.session.keys, static.entry
             view = self._static_view(static)
+            definition, rtt, lamp = None, 0, False
         else:
             live = self._established(remote, local)
             stored, keys, entry = live.stored, live.keys, live.entry
             view = self.view(remote, stored.local)
+            definition, rtt, lamp = None, 0, stored.lamp
+            if live.has_flow(flow):
+                self.on_open(live, flow)
+            if live.desk is not None:
+                live.desk.require_sound(flow)
+                live.desk.note()
+                definition, rtt = live.desk.definition(flow), live.desk.rtt
         if flow not in open_flows(self._dataplane.flows, entry):
             raise NotFound(f"flow: the session with {remote.name!r} has no flow {flow}")
         interface = describe(self._store.local(stored.local).interface)
-        return OpenedFlow(
+        mtu = min(stored.mtu, interface.mtu)
+        slot = self._dataplane.flows.slot_of(entry, flow)
+        opened = OpenedFlow(
             view=view,
             flow=flow,
-            slot=self._dataplane.flows.slot_of(entry, flow),
+            slot=slot,
             interface=interface.name,
             local_mac=interface.mac,
             remote_mac=view.mac or stored.mac,
-            mtu=min(stored.mtu, interface.mtu),
+            mtu=mtu,
             lock_path=self._placement.lock_path(stored.id, flow),
             tx_payload_key=keys.tx_payload,
             rx_payload_key=keys.rx_payload,
             tx_header_key=keys.tx_header,
             rx_blocks_per_second=self._rate_of_flow(remote, stored.local),
+            grant_shift=self._dataplane.flows.read(slot).grant_shift,
+            rtt=rtt,
+            lamp=lamp,
+        )
+        return opened if definition is None else _as_agreed(opened, definition)
+
+    def established(self, remote: RemoteCell, local: CellID | None) -> LiveSession:
+        """The established session with a remote cell that a handshake has made.
+
+        Raises:
+            NotFound: There is none.
+            FailedPrecondition: It is static or not established, or `local` has to be named.
+        """
+        if self._static(remote, local) is not None:
+            raise FailedPrecondition("a static session has no flow 0: agree on flows otherwise")
+        return self._established(remote, local)
+
+    def spoken(self, live: LiveSession) -> None:
+        """A session has been made to say something: its timers have changed."""
+        for pair in self._pairs_of(live.stored.remote, live.stored.local):
+            self._schedule(pair)
+
+    def sweep_flows(self) -> None:
+        """Gives up defined flows whose applications are gone."""
+        for pair in list(self._pairs.values()):
+            live = pair.live
+            if live is not None and live.desk is not None and live.desk.sweep(self._now()):
+                self._schedule(pair)
+
+    def _flow_closed(self, stored: StoredSession, flow: int, reason: str) -> None:
+        self.news.post(
+            News(NewsKind.FLOW_CLOSED, stored.local, stored.remote, stored.id, flow, reason)
         )
 
     def _rate_of_flow(self, remote: RemoteCell, local: CellID) -> int:
@@ -405,6 +583,25 @@ class SessionManager:
         return max(1, governor.rate // max(1, len(governor.flows)))
 
     # Changes of the desired state
+
+    def moved(self, local: CellID) -> None:
+        """A local cell speaks through another interface: its peers and applications are told.
+
+        Where the peers are on the new link is not known, so all of its stations are spoken to
+        until they answer.
+        """
+        interface = describe(self._store.local(local).interface)
+        now = self._now()
+        for pair in self._pairs_of(local):
+            if pair.local != local:
+                continue
+            pair.is_sought = True
+            if pair.live is not None:
+                pair.live.mtu = min(pair.live.stored.mtu, interface.mtu)
+                pair.live.windows.ask_again(now)
+                pair.live.beat(now)
+            self._schedule(pair)
+        self.news.moved(local, interface.name, interface.mac, interface.mtu)
 
     def suspend_again(self, remote: CellID) -> None:
         """While the gate refuses a peer by our own will, its silence is not held against it.
@@ -420,6 +617,11 @@ class SessionManager:
     def stop_handshakes(self, remote: CellID, reason: str) -> None:
         """Gives up handshakes whose offer, key or consent no longer holds."""
         for pair in self._pairs_of(remote):
+            self._stop_handshake(pair, reason)
+
+    def stop_all_handshakes(self, reason: str) -> None:
+        """As stop_handshakes(), for all remote cells."""
+        for pair in list(self._pairs.values()):
             self._stop_handshake(pair, reason)
 
     def farewell(self, cell: CellID, local: CellID | None = None) -> None:
@@ -503,7 +705,9 @@ class SessionManager:
             live, pair.live = pair.live, None
             live.abandon("the gate has lost it")
             self._placement.remove(live.stored)
+            self.on_credit(pair.remote)
             self._link_down(pair)
+            self._tell_end(live.stored, "the gate has lost it")
             log.warning("session lost", extra={"session": live.stored.id})
         return lost
 
@@ -562,7 +766,10 @@ class SessionManager:
                 elif pair.live is None:
                     raise UnexpectedFrame("a session frame without a session")
                 else:
-                    pair.live.receive(frame.header, frame.payload, self._now())
+                    live = pair.live
+                    live.receive(frame.header, frame.payload, self._now())
+                    if live is pair.live:
+                        self._heard(pair, frame.header, ethernet.src)
             finally:
                 self._flush(pair)
         except RemoteError as error:
@@ -581,6 +788,8 @@ class SessionManager:
         identity = self._cells.identity(pair.local)
         mtu = describe(cell.interface).mtu
         now = self._now()
+        if is_syn(frame.header):
+            self._make_room(pair)
         shake = self._handshakes.answer(identity, remote, mtu, pair.handshake, frame.header)
         try:
             events = shake.connection.receive(frame.header, frame.payload, now)
@@ -591,10 +800,27 @@ class SessionManager:
             events = shake.connection.receive(frame.header, frame.payload, now)
         pair.handshake = shake
         self._handshakes.remember(pair.remote, pair.local, shake)
+        self._found_at(pair, mac)
+        self._handle(pair, shake, events)
+
+    def _heard(self, pair: _Pair, header: Header, mac: bytes) -> None:
+        """Follows a peer that speaks from elsewhere: what it said last counts (RFC 1982)."""
+        if not 0 < (header.seq - pair.newest) % _NUMBERS < _NUMBERS // 2:
+            return
+        pair.newest = header.seq
+        self._found_at(pair, mac)
+
+    def _found_at(self, pair: _Pair, mac: bytes) -> None:
+        """An authentic frame came from this address."""
+        if mac[0] & _GROUP_ADDRESS:
+            return
+        pair.is_sought = False
         if mac != pair.mac:
+            if pair.mac is not None:
+                log.info("peer moved", extra={"remote": str(pair.remote), "mac": mac.hex(":")})
             pair.mac = mac
             self._store.set_mac(pair.remote, mac)
-        self._handle(pair, shake, events)
+            self._store.set_session_mac(pair.remote, pair.local, mac)
 
     def _may_restart(self, pair: _Pair, shake: Handshake, header: Header) -> bool:
         """Whether a SYN that does not fit is a peer that began anew while we answered it."""
@@ -611,7 +837,10 @@ class SessionManager:
                     self._install(pair, shake, event, confirmed=True)
                 elif pair.live is not None and pair.live.stored.epoch == event.session_epoch:
                     pair.live.confirm()
+                if pair.live is not None and pair.live.desk is not None:
+                    pair.live.desk.rtt = event.rtt
                 self._link_up(pair)
+                self._tell_up(pair)
                 self._succeed(pair)
                 log.info(
                     "session established",
@@ -638,7 +867,7 @@ class SessionManager:
             frames = shake.connection.frames_to_send()
             if frames:
                 self._handshakes.remember(pair.remote, pair.local, shake)
-            mac = BROADCAST if shake.ask_everyone else pair.mac or BROADCAST
+            mac = BROADCAST if shake.ask_everyone else _address(pair)
             for frame in frames:
                 self._cells.send(pair.local, mac, frame.encode())
         self._schedule(pair)
@@ -716,10 +945,12 @@ class SessionManager:
             clock_offset=ready.clock_offset,
             clock_ahead=ready.clock_offset - (self._wall() - self._now()),
             mtu=offer.mtu,
+            lamp=hears_lamps(offer),
         )
-        flows = sorted(
-            flow for flow in shake.grants.keys() | offer.grants.keys() if 1 <= flow <= FLOW_MAX
-        )
+        ours = shake.offer.grants
+        shift = agreed_shift(shake.offer, offer)
+        replay_len = agreed_replay(shake.offer, offer)
+        flows = sorted(flow for flow in ours.keys() | offer.grants.keys() if 1 <= flow <= FLOW_MAX)
         spec = SessionSpec(
             remote=pair.remote,
             local=pair.local,
@@ -728,12 +959,23 @@ class SessionManager:
             tx_header_key=ready.keys.tx_header,
             clock_offset=ready.clock_offset,
             skew_limit=self._skew_limit,
-            grant_shift=offer.grant_shift,
+            grant_shift=shift,
             flows=tuple(
-                FlowSpec(flow, shake.grants.get(flow, 0), offer.grants.get(flow, 0))
+                FlowSpec(
+                    flow,
+                    usable_window(ours.get(flow, 0), shift),
+                    usable_window(offer.grants.get(flow, 0), shift),
+                    replay_len,
+                )
                 for flow in flows
             ),
         )
+        for flow in flows:
+            if ours.get(flow) and not usable_window(ours[flow], shift):
+                log.warning(
+                    "a window is too small for the unit of grants that the peer asks for",
+                    extra={"remote": str(pair.remote), "flow": flow, "grant_shift": shift},
+                )
         old = pair.live
         try:
             placed = self._placement.put(stored, ready.keys, spec, old.stored.id if old else None)
@@ -741,16 +983,21 @@ class SessionManager:
             if old is not None and self._placement.entry(old.stored) is None:
                 self._replace(pair, None)
                 self._link_down(pair)
+                self._tell_end(old.stored, "its renewal failed")
             raise
         self._statics.replaced(pair.remote, pair.local)
         self._replace(pair, self._make_live(pair, placed, confirmed=confirmed))
+        pair.renewed = old is not None
 
     def _replace(self, pair: _Pair, live: LiveSession | None) -> None:
         if pair.live is not None:
             pair.live.abandon("renewed")
         pair.live = live
+        self.on_credit(pair.remote)
 
-    def _make_live(self, pair: _Pair, placed: Placed, *, confirmed: bool) -> LiveSession:
+    def _make_live(
+        self, pair: _Pair, placed: Placed, *, confirmed: bool, fresh: bool = True
+    ) -> LiveSession:
         interface = self._store.local(pair.local).interface
         mtu = placed.stored.mtu
         with contextlib.suppress(FailedPrecondition):
@@ -762,7 +1009,7 @@ class SessionManager:
             self._dataplane,
             self._board,
             clock=self._wall,
-            transmit=lambda frame: self._cells.send(pair.local, pair.mac or BROADCAST, frame),
+            transmit=lambda frame: self._cells.send(pair.local, _address(pair), frame),
             on_end=lambda live, reason: self._ended(pair, live, reason),
             on_covenant=lambda body: self._take_covenant(pair, body),
             permits=lambda manifest: self._permits(pair, manifest),
@@ -770,8 +1017,13 @@ class SessionManager:
             patience=self._patience,
             now=self._now(),
             confirmed=confirmed,
+            office=self._office,
+            owed={} if fresh else {one.flow: one.held for one in self._store.grants(pair.remote)},
+            fresh=fresh,
+            on_freed=lambda: self.on_credit(pair.remote),
         )
         live.suspended = self._is_refused(self._store.remote(pair.remote))
+        pair.newest = live.line(CONTROL_FLOW).rx_highest
         return live
 
     def _ended(self, pair: _Pair, live: LiveSession, reason: str) -> None:
@@ -779,9 +1031,19 @@ class SessionManager:
         if is_last:
             pair.live = None
         self._placement.remove(live.stored)
+        self.on_credit(pair.remote)
         if is_last:
             self._link_down(pair)
+            self._tell_end(live.stored, reason)
         log.info("session ended", extra={"session": live.stored.id, "reason": reason})
+
+    def _tell_up(self, pair: _Pair) -> None:
+        if pair.live is not None:
+            kind = NewsKind.RENEWED if pair.renewed else NewsKind.ESTABLISHED
+            self.news.post(News(kind, pair.local, pair.remote, pair.live.stored.id))
+
+    def _tell_end(self, stored: StoredSession, reason: str) -> None:
+        self.news.post(News(NewsKind.ENDED, stored.local, stored.remote, stored.id, reason=reason))
 
     # Covenants
 
@@ -882,6 +1144,23 @@ class SessionManager:
             raise FailedPrecondition(f"the session with {remote.name!r} is not established")
         return live
 
+    def _control_block(self, pair: _Pair) -> ControlBlock | None:
+        remote = self._store.remote(pair.remote)
+        live, shake = pair.live, pair.handshake
+        if live is not None:
+            line = live.line(CONTROL_FLOW)
+            heard: int | None = live.heard_at
+            numbers = int(line.tx_seq) + 1, int(line.rx_highest) + 1
+            state = _STATES[live.phase]
+        elif shake is not None and shake.pending:
+            heard = shake.connection.last_active
+            numbers = shake.connection.next_seq, 1
+            state = shake.connection.state
+        else:
+            return None
+        at = 0 if heard is None else time.time_ns() - (self._now() - heard)
+        return ControlBlock(state, remote, pair.local, *numbers, at)
+
     def _view(self, pair: _Pair) -> SessionView | None:
         if pair.live is not None:
             stored: StoredSession | None = pair.live.stored
@@ -944,3 +1223,22 @@ class SessionManager:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(error)
+
+
+def _is_open(pair: _Pair) -> bool:
+    """Whether a pair takes up a place in the table of connections."""
+    return pair.live is not None or (pair.handshake is not None and pair.handshake.pending)
+
+
+def _address(pair: _Pair) -> bytes:
+    """Where frames to a peer go."""
+    return BROADCAST if pair.is_sought or pair.mac is None else pair.mac
+
+
+def _as_agreed(opened: OpenedFlow, definition: Definition) -> OpenedFlow:
+    return replace(
+        opened,
+        mtu=min(opened.mtu, definition.mtu),
+        delivery=definition.delivery,
+        flow_class=definition.flow_class,
+    )

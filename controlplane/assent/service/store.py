@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from assent.covenant.consent import Consent
+from assent.credit.policy import CreditPolicy, PolicyKind
 from assent.errors import AlreadyExists, NotFound
 from assent.service.bulk_records import BulkRecords
 from assent.service.covenants.records import CovenantRecords
@@ -35,14 +36,19 @@ from assent.service.records import (
 from assent.service.relay_records import RelayRecords
 from assent.service.schema import migrate
 from assent.service.static_records import StaticRecords
+from assent.service.tokens import TokenRecords
 from assent.wire.cellid import CellID
 
 # SQLite's integers have a sign; a header's timestamp has not.
 _INT_MAX = (1 << 63) - 1
-_CELL = "id, name, public_key, local, consent, mac, interface, key_file, observe, bare, negotiated"
-_SESSION = (
-    "id, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu"
+_CELL = (
+    "id, name, public_key, local, consent, mac, interface, key_file, observe, bare, negotiated, "
+    "grant_shift, standby"
 )
+_SESSION = (
+    "id, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu, lamp"
+)
+_GRANT = "remote, flow, window_blocks, lamp, held"
 
 # What follows a cell that gets another id: everything but sessions and the memory of handshakes.
 _CELL_REFERENCES = (
@@ -52,6 +58,7 @@ _CELL_REFERENCES = (
     ("covenant_gates", "local"),
     ("covenant_gates", "remote"),
     ("covenant_policies", "local"),
+    ("tokens", "cell"),
     ("covenant_policies", "remote"),
 )
 
@@ -84,6 +91,8 @@ class Store:
         """What it keeps for the LWF relay."""
         self.covenants = CovenantRecords(self._db)
         """Covenants, the agents that made them, and what they say of pairs."""
+        self.tokens = TokenRecords(self._db)
+        """What applications may show to be lent rings."""
         try:
             self._db.execute("PRAGMA journal_mode = WAL")
             # Cells by the thousand touch every page of their tables: those are to be held in
@@ -150,8 +159,8 @@ class Store:
         Raises:
             AlreadyExists: Its name or its key is taken.
         """
-        rest = (1, None, None, cell.interface, str(cell.key_file), int(cell.observe), 0, 0)
-        self._add_cell(cell, rest)
+        policy = int(cell.observe), 0, 0, None, cell.standby
+        self._add_cell(cell, (1, None, None, cell.interface, str(cell.key_file), *policy))
 
     def add_remote(self, cell: RemoteCell) -> None:
         """Adds a known cell.
@@ -160,7 +169,7 @@ class Store:
             AlreadyExists: Its name or its key is taken.
         """
         consent, negotiated = spelled(cell.consent)
-        policy = int(cell.observe), int(cell.bare), negotiated
+        policy = int(cell.observe), int(cell.bare), negotiated, cell.grant_shift, None
         self._add_cell(cell, (0, consent, cell.mac, None, None, *policy))
 
     def _add_cell(self, cell: LocalCell | RemoteCell, rest: tuple[object, ...]) -> None:
@@ -176,7 +185,8 @@ class Store:
                 else f"public_key: it is the key of cell {taken[0]!r}"
             )
         self._db.execute(
-            f"INSERT INTO cells ({_CELL}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT INTO cells ({_CELL}) "  # noqa: S608
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (bytes(cell.id), cell.name, cell.public_key, *rest),
         )
 
@@ -294,6 +304,37 @@ class Store:
                 "UPDATE cells SET mac = ? WHERE id = ? AND local = 0", (mac, bytes(remote))
             )
 
+    def set_session_mac(self, remote: CellID, local: CellID, mac: bytes) -> None:
+        """Remembers where the peer of a live session is; one that is gone is not an error."""
+        with self.transaction(synced=False):
+            self._db.execute(
+                "UPDATE sessions SET mac = ? WHERE remote = ? AND local = ?",
+                (mac, bytes(remote), bytes(local)),
+            )
+
+    def set_interface(self, local: CellID, interface: str, standby: str | None) -> None:
+        """Sets where a local cell speaks, and where it goes when that fails.
+
+        Raises:
+            NotFound: There is no such local cell.
+        """
+        done = self._db.execute(
+            "UPDATE cells SET interface = ?, standby = ? WHERE id = ? AND local = 1",
+            (interface, standby, bytes(local)),
+        )
+        _expect_row(done, f"no local cell {local}")
+
+    def set_grant_shift(self, remote: CellID, shift: int | None) -> None:
+        """Sets the unit of grants that is asked of a remote cell; None = as it comes.
+
+        Raises:
+            NotFound: There is no such remote cell.
+        """
+        done = self._db.execute(
+            "UPDATE cells SET grant_shift = ? WHERE id = ? AND local = 0", (shift, bytes(remote))
+        )
+        _expect_row(done, f"no remote cell {remote}")
+
     def delete_cell(self, cell: CellID) -> None:
         """Removes a cell with its keys, grants and sessions.
 
@@ -409,12 +450,27 @@ class Store:
     # Grants
 
     def set_grant(self, grant: StandingGrant) -> None:
-        """Sets the window of a flow, new or not."""
+        """Sets the window of a flow, new or not; what is held for a wider one stays held."""
         self._db.execute(
-            "INSERT INTO grants (remote, flow, window_blocks) VALUES (?, ?, ?) "
-            "ON CONFLICT (remote, flow) DO UPDATE SET window_blocks = excluded.window_blocks",
-            (bytes(grant.remote), grant.flow, grant.window_blocks),
+            "INSERT INTO grants (remote, flow, window_blocks, lamp, held) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (remote, flow) DO UPDATE SET window_blocks = excluded.window_blocks, "
+            "lamp = excluded.lamp",
+            (
+                bytes(grant.remote),
+                grant.flow,
+                grant.window_blocks,
+                int(grant.lamp),
+                grant.held,
+            ),
         )
+
+    def set_held(self, remote: CellID, flow: int, blocks: int) -> None:
+        """Remembers what may be promised still; a grant that is gone is not an error."""
+        with self.transaction(synced=False):
+            self._db.execute(
+                "UPDATE grants SET held = ? WHERE remote = ? AND flow = ?",
+                (blocks, bytes(remote), flow),
+            )
 
     def grant(self, remote: CellID, flow: int) -> StandingGrant:
         """The window of a flow.
@@ -423,21 +479,41 @@ class Store:
             NotFound: None is set.
         """
         row = self._db.execute(
-            "SELECT remote, flow, window_blocks FROM grants WHERE remote = ? AND flow = ?",
+            f"SELECT {_GRANT} FROM grants WHERE remote = ? AND flow = ?",  # noqa: S608
             (bytes(remote), flow),
         ).fetchone()
         if row is None:
             raise NotFound(f"no grant for flow {flow} of this cell")
-        return StandingGrant(CellID(row[0]), row[1], row[2])
+        return _grant(row)
 
     def grants(self, remote: CellID | None = None) -> list[StandingGrant]:
         """All windows, or those of one remote cell, by flow."""
         rows = self._db.execute(
-            "SELECT remote, flow, window_blocks FROM grants "
+            f"SELECT {_GRANT} FROM grants "  # noqa: S608
             "WHERE ?1 IS NULL OR remote = ?1 ORDER BY remote, flow",
             (None if remote is None else bytes(remote),),
         )
-        return [StandingGrant(CellID(row[0]), row[1], row[2]) for row in rows]
+        return [_grant(row) for row in rows]
+
+    def standing_grants(self) -> list[StandingGrant]:
+        """All windows but those that covenants set."""
+        rows = self._db.execute(
+            "SELECT grants.remote, flow, window_blocks, lamp, held FROM grants "
+            "JOIN cells ON cells.id = grants.remote WHERE negotiated = 0 ORDER BY remote, flow"
+        )
+        return [_grant(row) for row in rows]
+
+    def credit_policy(self) -> CreditPolicy:
+        """How windows come about."""
+        row = self._db.execute("SELECT kind, floor, ceiling FROM credit_policy").fetchone()
+        return CreditPolicy() if row is None else CreditPolicy(PolicyKind(row[0]), *row[1:])
+
+    def set_credit_policy(self, policy: CreditPolicy) -> None:
+        """Sets how windows come about."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO credit_policy (only, kind, floor, ceiling) VALUES (1, ?, ?, ?)",
+            (policy.kind.value, policy.floor, policy.ceiling),
+        )
 
     def delete_grant(self, remote: CellID, flow: int) -> None:
         """Removes the window of a flow.
@@ -457,7 +533,7 @@ class Store:
         with self.transaction(synced=False):
             self._db.execute(
                 f"INSERT OR REPLACE INTO sessions ({_SESSION}) "  # noqa: S608
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     session.id,
                     bytes(session.remote),
@@ -469,6 +545,7 @@ class Store:
                     session.clock_offset,
                     session.clock_ahead,
                     session.mtu,
+                    int(session.lamp),
                 ),
             )
 
@@ -536,29 +613,42 @@ class Store:
 
 
 def _cell(row: tuple[Any, ...]) -> LocalCell | RemoteCell:
-    ident, name, public_key, local, consent, mac, interface, key_file, observe, bare, neg = row
+    ident, name, public_key, local, consent, mac, interface, key_file, observe, bare, neg = row[:11]
+    shift, standby = row[11:]
     if local:
-        return LocalCell(CellID(ident), name, public_key, interface, Path(key_file), bool(observe))
+        return LocalCell(
+            CellID(ident), name, public_key, interface, Path(key_file), bool(observe), standby
+        )
     return RemoteCell(
-        CellID(ident), name, public_key, consent_of(consent, neg), mac, bool(observe), bool(bare)
+        CellID(ident),
+        name,
+        public_key,
+        consent_of(consent, neg),
+        mac,
+        bool(observe),
+        bool(bare),
+        shift,
     )
+
+
+def _grant(row: tuple[Any, ...]) -> StandingGrant:
+    remote, flow, window, lamp, held = row
+    return StandingGrant(CellID(remote), flow, window, bool(lamp), held)
 
 
 def _session(row: tuple[Any, ...]) -> StoredSession:
-    ident, remote, local, epoch, initiator, mac, established_at, clock_offset, clock_ahead, mtu = (
-        row
-    )
     return StoredSession(
-        ident,
-        CellID(remote),
-        CellID(local),
-        epoch,
-        bool(initiator),
-        mac,
-        established_at,
-        clock_offset,
-        clock_ahead,
-        mtu,
+        id=row[0],
+        remote=CellID(row[1]),
+        local=CellID(row[2]),
+        epoch=row[3],
+        initiator=bool(row[4]),
+        mac=row[5],
+        established_at=row[6],
+        clock_offset=row[7],
+        clock_ahead=row[8],
+        mtu=row[9],
+        lamp=bool(row[10]),
     )
 
 

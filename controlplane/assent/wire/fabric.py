@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from assent._native import lib
 from assent.errors import InvalidArgument
 from assent.wire.cellid import CellID
 from assent.wire.ethernet import FrameError
@@ -31,6 +32,7 @@ __all__ = [
     "FrameError",
     "Header",
     "block_cost",
+    "header_tag",
     "padded_len",
     "serial_before",
     "signed_bytes",
@@ -39,6 +41,7 @@ __all__ = [
 
 ETHERTYPE: Final = 0x88B5
 HEADER_LEN: Final = 64
+HEADER_KEY_LEN: Final = 16
 BLOCK_LEN: Final = 64
 SIGNED_LEN: Final = 56
 PAYLOAD_MAX: Final = 0xFFFF
@@ -181,6 +184,22 @@ def _misfit(header: Header) -> tuple[str, str]:
         if not 0 <= getattr(header, field) < 1 << bits:
             return field, f"does not fit {bits} bits"
     return "timestamp", "does not fit 64 bits"
+
+
+def header_tag(key: bytes, header: Header) -> int:
+    """The tag that a header should have: SipHash-2-4 over its signed bytes, as an integer.
+
+    Args:
+        key: 16 bytes.
+        header: Its own tag does not matter.
+
+    Raises:
+        InvalidArgument: The key has another length, or a field does not fit its place.
+    """
+    if len(key) != HEADER_KEY_LEN:
+        raise InvalidArgument("key", f"needs {HEADER_KEY_LEN} bytes, not {len(key)}")
+    tag: int = lib.an_header_tag(key, signed_bytes(header) + bytes(HEADER_LEN - SIGNED_LEN))
+    return tag
 
 
 def with_tag(header: bytes, tag: int) -> bytes:

@@ -18,6 +18,9 @@ SEQ_MAX = 1 << 31
 """A session is renewed before half of the sequence space is used (RFC 1982 comparison)."""
 # C compares credit as unsigned, and nothing may come near the wrap.
 _MAX_BLOCKS = 1 << 62
+# enum assent_open
+_SHUT, _TO_STACK, _TO_RING = 0, 1, 2
+_MAX_WINDOW = (1 << 32) - 1
 
 
 class FlowTable:
@@ -58,6 +61,14 @@ class FlowTable:
         """Takes in what the peer promised: cumulative, in blocks; never lowers it."""
         self._raise(slot, "tx_granted", blocks)
 
+    def set_rx_window(self, slot: int, blocks: int) -> None:
+        """Says by which window the flow's endpoint grants; see assent.credit.window."""
+        self._store(slot, "rx_window", blocks)
+
+    def set_tx_window(self, slot: int, blocks: int) -> None:
+        """Says by which window the peer grants, so what of its grants is a receipt."""
+        self._store(slot, "tx_window", blocks)
+
     def take_seq(self, slot: int) -> int:
         """The next number of a flow that the caller itself drives; recorded as used.
 
@@ -74,10 +85,49 @@ class FlowTable:
         self._memory[at : at + 4] = seq.to_bytes(4, BYTE_ORDER)
         return seq
 
-    def set_open(self, slot: int, is_open: bool) -> None:
-        """Says whether an endpoint takes the flow's frames; endpoints say so themselves."""
+    def set_open(self, slot: int, is_open: bool, *, to_ring: bool = False) -> None:
+        """Says whether an endpoint takes the flow's frames; endpoints say so themselves.
+
+        Args:
+            slot: of the flow.
+            is_open: whether any does.
+            to_ring: it takes them by AF_XDP, so they do not go to the kernel's stack.
+        """
         at = self._at(slot) + self._layout.offsetof("rx_open")
-        self._memory[at : at + 2] = int(is_open).to_bytes(2, BYTE_ORDER)
+        where = (_TO_RING if to_ring else _TO_STACK) if is_open else _SHUT
+        self._memory[at : at + 2] = where.to_bytes(2, BYTE_ORDER)
+
+    def retire(self, slot: int) -> None:
+        """Ends what an endpoint that is gone has sent: nothing of it is waited for any more.
+
+        Numbers go on behind a gap as wide as the replay window: whatever of it is still on its way
+        is refused as too old once the peer knows (see `settle`).
+        """
+        line = self.read(slot)
+        seq = line.tx_seq + line.replay_len
+        if seq < SEQ_MAX:
+            self._write(slot, "tx_seq", 4, seq)
+        self._write(slot, "tx_pending", 2, 0)
+
+    def settle(self, slot: int, seq: int, spent: int) -> bool:
+        """Takes over what a peer that is done has said of a flow that is shut; False if it lies.
+
+        What it sent and was lost has been paid for, and will not come: it counts as consumed.
+
+        Args:
+            slot: Of the flow.
+            seq: The last number that the peer has used, or given up.
+            spent: Blocks that it has spent, cumulative.
+        """
+        line = self.read(slot)
+        if not line.rx_highest <= seq < SEQ_MAX or spent > line.rx_granted:
+            return False
+        # The gate writes these only for frames that it admits, and it admits none now.
+        self._write(slot, "rx_highest", 4, seq)
+        self._write(slot, "rx_next", 4, seq + 1)
+        self._raise(slot, "rx_spent", spent)
+        self._raise(slot, "rx_granted", max(spent, line.rx_spent) + line.rx_window)
+        return True
 
     def shut(self, slot: int) -> None:
         """Closes a flow: the gate refuses its frames as of an unknown flow."""
@@ -88,6 +138,17 @@ class FlowTable:
     def close(self) -> None:
         """Unmaps the table. Idempotent."""
         self._memory.close()
+
+    def _store(self, slot: int, name: str, value: int) -> None:
+        # One aligned 32-bit field that only the control plane writes: a plain store will do.
+        if not 0 <= value <= _MAX_WINDOW:
+            raise InvalidArgument("window_blocks", f"must be from 0 to {_MAX_WINDOW}")
+        at = self._at(slot) + self._layout.offsetof(name)
+        self._memory[at : at + 4] = value.to_bytes(4, BYTE_ORDER)
+
+    def _write(self, slot: int, name: str, size: int, value: int) -> None:
+        at = self._at(slot) + self._layout.offsetof(name)
+        self._memory[at : at + size] = value.to_bytes(size, BYTE_ORDER)
 
     def _raise(self, slot: int, name: str, blocks: int) -> None:
         if not 0 <= blocks < _MAX_BLOCKS:

@@ -34,13 +34,13 @@ from assent.service.covenants.consequences import (
     widest,
 )
 from assent.service.covenants.records import StoredGate
+from assent.service.credit import Promises
 from assent.service.faults import Point, reach
 from assent.service.handshakes import FLOW_MAX
 from assent.service.key_files import KeyFiles
 from assent.service.locals import LocalCells
 from assent.service.reconciler import Reconciler
 from assent.service.records import StoredPsk
-from assent.service.registry import Promises
 from assent.service.sessions import SessionManager
 from assent.service.store import Store
 from assent.wire.cellid import CellID

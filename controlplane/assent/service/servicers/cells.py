@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from assent.identity.cellid import PUBLIC_KEY_LEN
 from assent.identity.keys import noise_public_of
 from assent.service import fields
+from assent.service.cell_table import CellTable
 from assent.service.records import LocalCell, RemoteCell
 from assent.service.registry import Registry
 from assent.service.servicers import translate
@@ -17,8 +20,9 @@ from assent.v1.cells_pb2_grpc import CellsServicer as Base
 class CellsServicer(Base):
     """Who exists."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, table: CellTable) -> None:
         self._registry = registry
+        self._table = table
 
     async def CreateLocal(  # noqa: N802
         self, request: cells_pb2.CreateLocalRequest, context: Context
@@ -69,6 +73,28 @@ class CellsServicer(Base):
         observe = request.observe if request.HasField("observe") else None
         bare = request.allow_bare if request.HasField("allow_bare") else None
         return self._shown(self._registry.set_policy(ref, observe=observe, bare=bare))
+
+    async def Move(  # noqa: N802
+        self, request: cells_pb2.MoveCellRequest, context: Context
+    ) -> cells_pb2.Cell:
+        """Has a local cell speak through another interface."""
+        ref = translate.cell_ref("cell", request.cell)
+        interface = standby = None
+        if request.HasField("interface"):
+            interface = fields.interface("interface", request.interface)
+        if request.HasField("standby"):
+            standby = request.standby and fields.interface("standby", request.standby)
+        return self._shown(self._registry.move_local(ref, interface, standby))
+
+    async def ListTable(  # noqa: N802
+        self, request: cells_pb2.ListCellTableRequest, context: Context
+    ) -> cells_pb2.ListCellTableResponse:
+        """Where cells are."""
+        rows: list[cells_pb2.CellTableRow] = []
+        for page in self._table.pages():
+            rows += [translate.cell_row(row) for row in page]
+            await asyncio.sleep(0)
+        return cells_pb2.ListCellTableResponse(rows=rows)
 
     async def Delete(  # noqa: N802
         self, request: cells_pb2.DeleteCellRequest, context: Context

@@ -19,11 +19,12 @@ from assent.dataplane.reasons import ADMITTED
 from assent.dataplane.tables import CounterTotals, Tally
 from assent.errors import AssentError, InvalidArgument, NotFound, ResourceExhausted
 from assent.service import fields
+from assent.service.credit import Promises
 from assent.service.events import EventHub, Interest, Summary, Told, Watch, interface_name
 from assent.service.examiner import FRAMES_MAX, Examiner
 from assent.service.fabric import Guard, Guarded, Ungated
 from assent.service.records import RemoteCell
-from assent.service.registry import Promises, Registry
+from assent.service.registry import Registry
 from assent.service.servicers import translate
 from assent.service.servicers.context import Context
 from assent.service.sessions import SessionManager

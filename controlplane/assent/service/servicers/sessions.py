@@ -9,17 +9,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from assent.errors import FailedPrecondition, InvalidArgument
+from assent.errors import FailedPrecondition, InvalidArgument, NotFound
 from assent.service import fields
+from assent.service.flow_calls import Accepted, FlowCalls
+from assent.service.flow_desk import Wanted
 from assent.service.handshakes import FLOW_MAX
 from assent.service.registry import Registry
 from assent.service.servicers import translate
 from assent.service.servicers.context import Context
-from assent.service.sessions import SessionManager
+from assent.service.session_news import News
+from assent.service.sessions import OpenedFlow, SessionManager
 from assent.v1 import cells_pb2, sessions_pb2
 from assent.v1.sessions_pb2_grpc import SessionsServicer as Base
 from assent.wire.cellid import CellID
-from assent.wire.control import ANY_CONTENT, ManifestItem
+from assent.wire.control import ANY_CONTENT, MAX_LABEL, ManifestItem
+from assent.wire.control_body import check_text
 
 ITEMS_MAX: Final = 256
 _UNIX: Final = "unix:"
@@ -31,12 +35,16 @@ class SessionsServicer(Base):
     Args:
         registry: Finds cells.
         sessions: Does the work.
+        calls: Does that of defined flows.
         maps_dir: Where the gate's maps are pinned.
     """
 
-    def __init__(self, registry: Registry, sessions: SessionManager, maps_dir: Path) -> None:
+    def __init__(
+        self, registry: Registry, sessions: SessionManager, calls: FlowCalls, maps_dir: Path
+    ) -> None:
         self._registry = registry
         self._sessions = sessions
+        self._calls = calls
         self._maps_dir = maps_dir
 
     async def Connect(  # noqa: N802
@@ -76,6 +84,14 @@ class SessionsServicer(Base):
         await self._sessions.close(remote, self._local(request))
         return sessions_pb2.CloseSessionResponse()
 
+    async def ListControlBlocks(  # noqa: N802
+        self, request: sessions_pb2.ListControlBlocksRequest, context: Context
+    ) -> sessions_pb2.ListControlBlocksResponse:
+        """All connections."""
+        blocks = [translate.control_block(block) for block in self._sessions.control_blocks()]
+        capacity = self._sessions.capacity or 0
+        return sessions_pb2.ListControlBlocksResponse(blocks=blocks, capacity=capacity)
+
     async def OpenFlow(  # noqa: N802
         self, request: sessions_pb2.OpenFlowRequest, context: Context
     ) -> sessions_pb2.FlowHandle:
@@ -85,27 +101,62 @@ class SessionsServicer(Base):
         daemon's own user and the group that was given the API, and nobody else. A caller that came
         in any other way than through that unix socket is refused.
         """
-        if not context.peer().startswith(_UNIX):
-            raise FailedPrecondition("flows are handed out over the unix socket only")
+        _require_unix(context)
         remote = self._registry.remote(translate.cell_ref("remote", request.remote))
         flow = fields.number("flow", request.flow, 1, FLOW_MAX)
-        opened = self._sessions.open_flow(remote, self._local(request), flow)
-        return sessions_pb2.FlowHandle(
-            session=translate.session(opened.view),
-            flow=opened.flow,
-            interface=opened.interface,
-            local_mac=fields.mac_text(opened.local_mac),
-            remote_mac=fields.mac_text(opened.remote_mac),
-            mtu=opened.mtu,
-            tx_payload_key=opened.tx_payload_key,
-            rx_payload_key=opened.rx_payload_key,
-            tx_header_key=opened.tx_header_key,
-            flow_slot=opened.slot,
-            flows_pin=str(self._maps_dir / "flows"),
-            sockets_pin=str(self._maps_dir / "sockets"),
-            lock_path=str(opened.lock_path),
-            rx_blocks_per_second=opened.rx_blocks_per_second,
+        return self._handle(self._sessions.open_flow(remote, self._local(request), flow))
+
+    async def DefineFlow(  # noqa: N802
+        self, request: sessions_pb2.DefineFlowRequest, context: Context
+    ) -> sessions_pb2.FlowHandle:
+        """Agrees with the peer on a flow, and hands it out; to whom OpenFlow does."""
+        _require_unix(context)
+        wanted = Wanted(
+            fields.number("flow", request.flow, 0, FLOW_MAX),
+            translate.delivery("delivery", request.delivery),
+            translate.flow_class("flow_class", request.flow_class),
+            _label(request.label),
         )
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        return self._handle(await self._calls.define(remote, self._local(request), wanted))
+
+    async def AcceptFlows(  # noqa: N802
+        self, request: sessions_pb2.AcceptFlowsRequest, context: Context
+    ) -> AsyncIterator[sessions_pb2.FlowOffer]:
+        """Flows that peers define for this listener, while the call lasts."""
+        _require_unix(context)
+        local = self._local(request) or self._registry.only_local().id
+        remote: CellID | None = None
+        if request.HasField("remote"):
+            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        with self._calls.listening(local, remote, _label(request.label)) as accepted:
+            # The client learns that it is listening before anything is offered.
+            await context.send_initial_metadata(())
+            async for each in accepted:
+                yield self._offer(each)
+
+    async def ReleaseFlow(  # noqa: N802
+        self, request: sessions_pb2.ReleaseFlowRequest, context: Context
+    ) -> sessions_pb2.ReleaseFlowResponse:
+        """This side is done with a flow."""
+        _require_unix(context)
+        remote = self._registry.remote(translate.cell_ref("remote", request.remote))
+        flow = fields.number("flow", request.flow, 1, FLOW_MAX)
+        self._calls.release(remote, self._local(request), flow)
+        return sessions_pb2.ReleaseFlowResponse()
+
+    async def WatchSession(  # noqa: N802
+        self, request: sessions_pb2.WatchSessionRequest, context: Context
+    ) -> AsyncIterator[sessions_pb2.SessionEvent]:
+        """What becomes of sessions, from now on."""
+        remote: CellID | None = None
+        if request.HasField("remote"):
+            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        with self._sessions.news.watching(remote, self._local(request)) as watcher:
+            # The client learns that it is being served before anything happens.
+            await context.send_initial_metadata(())
+            while True:
+                yield self._event(await watcher.take())
 
     async def Announce(  # noqa: N802
         self, request: sessions_pb2.AnnounceRequest, context: Context
@@ -148,17 +199,82 @@ class SessionsServicer(Base):
                     ],
                 )
 
+    def _offer(self, accepted: Accepted) -> sessions_pb2.FlowOffer:
+        handle = self._handle(accepted.opened)
+        return sessions_pb2.FlowOffer(
+            session=handle.session,
+            flow=handle.flow,
+            delivery=handle.delivery,
+            flow_class=handle.flow_class,
+            label=accepted.definition.label,
+            handle=handle,
+        )
+
+    def _handle(self, opened: OpenedFlow) -> sessions_pb2.FlowHandle:
+        return sessions_pb2.FlowHandle(
+            session=translate.session(opened.view),
+            flow=opened.flow,
+            interface=opened.interface,
+            local_mac=fields.mac_text(opened.local_mac),
+            remote_mac=fields.mac_text(opened.remote_mac),
+            mtu=opened.mtu,
+            tx_payload_key=opened.tx_payload_key,
+            rx_payload_key=opened.rx_payload_key,
+            tx_header_key=opened.tx_header_key,
+            flow_slot=opened.slot,
+            flows_pin=str(self._maps_dir / "flows"),
+            sockets_pin=str(self._maps_dir / "sockets"),
+            lock_path=str(opened.lock_path),
+            rx_blocks_per_second=opened.rx_blocks_per_second,
+            delivery=translate.delivery_out(opened.delivery),
+            flow_class=translate.flow_class_out(opened.flow_class),
+            rtt_ns=opened.rtt,
+            grant_shift=opened.grant_shift,
+            lamp=opened.lamp,
+        )
+
+    def _event(self, news: News) -> sessions_pb2.SessionEvent:
+        event = sessions_pb2.SessionEvent(
+            kind=translate.news_kind(news.kind),
+            local=translate.cell_id(news.local),
+            session=news.session,
+            flow=news.flow,
+            reason=news.reason,
+            interface=news.interface,
+            local_mac=fields.mac_text(news.mac),
+            mtu=news.mtu,
+        )
+        if news.remote is not None:
+            event.remote.CopyFrom(translate.cell_id(news.remote))
+            with contextlib.suppress(NotFound):  # its end may be that of the cell
+                event.remote_name = self._registry.remote(news.remote).name
+        return event
+
     def _local(
         self,
         request: sessions_pb2.GetSessionRequest
         | sessions_pb2.CloseSessionRequest
         | sessions_pb2.OpenFlowRequest
+        | sessions_pb2.DefineFlowRequest
+        | sessions_pb2.AcceptFlowsRequest
+        | sessions_pb2.ReleaseFlowRequest
+        | sessions_pb2.WatchSessionRequest
         | sessions_pb2.AnnounceRequest,
     ) -> CellID | None:
         if not request.HasField("local"):
             return None
         ref: cells_pb2.CellRef = request.local
         return self._registry.local(translate.cell_ref("local", ref)).id
+
+
+def _require_unix(context: Context) -> None:
+    if not context.peer().startswith(_UNIX):
+        raise FailedPrecondition("flows are handed out over the unix socket only")
+
+
+def _label(label: str) -> str:
+    check_text("label", label, 0, MAX_LABEL)
+    return label
 
 
 def _item(field: str, item: sessions_pb2.ManifestItem) -> ManifestItem:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate's accounting of flows, as an endpoint sees it: shared memory, 64 bytes a flow."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+from assent import _native
+from assent.dataplane.libbpf import Map
+
+_ffi: Any = _native.ffi
+
+LINE_LEN: Final = 64
+# tx_granted and tx_spent of struct assent_flow; tests hold this to the gate's own layout.
+TX_CREDIT: Final = struct.Struct("=16x2Q")
+
+
+class Lines:
+    """All lines of one gate, mapped once for a ring's flows.
+
+    Raises:
+        NotFound: nothing is pinned there.
+    """
+
+    def __init__(self, pin: Path) -> None:
+        with Map.open_pinned(pin) as table:
+            length = -(-table.max_entries * LINE_LEN // mmap.PAGESIZE) * mmap.PAGESIZE
+            self._memory = mmap.mmap(table.fd, length)
+        self._native = _ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+
+    def native(self, slot: int) -> Any:
+        """A flow's line, as cffi knows it."""
+        return self._native + slot * LINE_LEN
+
+    def credit(self, slot: int) -> int:
+        """Blocks of 64 bytes that may be sent on a flow now."""
+        granted, spent = TX_CREDIT.unpack_from(self._memory, slot * LINE_LEN)
+        return max(0, int(granted - spent))
+
+    def close(self) -> None:
+        """Unmaps them; no flow may use them any more."""
+        _ffi.release(self._native)
+        self._memory.close()
