@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * libFuzzer target: any frames at an endpoint's flow engine (controlplane/assent/native/flow.c), as
- * if the gate had let all of them through.
+ * libFuzzer target: any frames at a flow engine (controlplane/assent/native/flow.h), as if the gate
+ * had let all of them through.
  *
- * An input is a sequence of records: what (1 byte), length (2, little-endian), bytes. Each either
- * is a frame, given right or made right in part, or lets the engine work: deliver, send, take
- * receipts, time go by.
+ * An input is how the flow is (1 byte), then a sequence of records: what (1 byte), length (2,
+ * little-endian), bytes. Each either is a frame, given right or made right in part, or lets the
+ * engine work: write, read, send, time go by.
  *
- * Claims: the sanitizers'; nothing past the sink; no more delivered than arrived; no more sent than
- * was granted; an output fits a frame.
+ * Claims: the sanitizers'; nothing is written past a reader's buffer; no more is sent or charged
+ * than was granted; what is kept is bounded; an output fits a frame; no buffer is lost.
  */
 #include <linux/if_ether.h>
 #include <stdint.h>
@@ -18,8 +18,8 @@
 
 #include "flow.h"
 
-#define SINK 4096
-#define SOURCE 8192
+#define REPLAY 2048
+#define WINDOW 256
 
 enum what {
 	WHAT_WORK = 0x01,   /* no frame: turn the engine */
@@ -27,18 +27,21 @@ enum what {
 	WHAT_LENGTH = 0x04, /* the length is what the header says, where that is possible */
 	WHAT_SEALED = 0x08, /* the payload is sealed as the peer would */
 	WHAT_NEXT = 0x10,   /* the number is near the one awaited */
-	WHAT_GRANT = 0x20,  /* the grant is taken in, as the gate does */
+	WHAT_GRANT = 0x20,  /* the grant is taken in and the frame charged, as the gate does */
+};
+
+enum how {
+	HOW_DELIVERY = 0x03,
+	HOW_LAMP = 0x04,
+	HOW_UNITS = 0x08,
+	HOW_PACED = 0x10,
 };
 
 static struct an_flow engine;
-static struct an_flow engine_at_start;
+static struct an_pool pool;
 static struct assent_flow line __attribute__((aligned(64)));
-static struct assent_flow line_at_start;
-static struct an_tx_slot *tx_at_start;
-static struct an_rx_slot *rx_at_start;
+static struct an_flow_config config = {.epoch = 1, .flow = 1, .mtu = 1500, .line = &line};
 static struct an_aead peer_seal;
-static uint8_t source[SOURCE];
-static uint8_t *sink;
 
 static void claim(int holds, const char *what)
 {
@@ -50,9 +53,7 @@ static void claim(int holds, const char *what)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	struct an_endpoint_config config = {.epoch = 1, .flow = 1, .mtu = 1500, .line = &line};
 	struct assent_pair from_peer;
-	char error[128];
 
 	(void)argc;
 	(void)argv;
@@ -60,53 +61,42 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	memset(config.remote_cell, 2, sizeof(config.remote_cell));
 	memset(config.tx_payload_key, 3, sizeof(config.tx_payload_key));
 	memset(config.rx_payload_key, 4, sizeof(config.rx_payload_key));
+	memset(from_peer.src.bytes, 2, sizeof(from_peer.src.bytes));
+	memset(from_peer.dst.bytes, 1, sizeof(from_peer.dst.bytes));
+	an_aead_init(&peer_seal, config.rx_payload_key, &from_peer, 1, 1);
+	return an_pool_init(&pool) ? 2 : 0;
+}
+
+static void set_up(uint8_t how)
+{
+	char error[128];
+
 	line = (struct assent_flow){
-	    .rx_granted = 256,
-	    .tx_granted = 256,
-	    .rx_window = 256,
-	    .tx_window = 256,
-	    .replay_len = AN_WINDOW,
+	    .rx_granted = WINDOW,
+	    .tx_granted = WINDOW,
+	    .rx_window = WINDOW,
+	    .tx_window = WINDOW,
+	    .replay_len = REPLAY,
 	    .replay_mask = 1,
+	    .grant_shift = how & HOW_UNITS ? 4 : 0,
 	};
-	if (an_flow_init(&engine, &config, 1, error, sizeof(error))) {
+	config.delivery = (how & HOW_DELIVERY) % 3;
+	config.lamp = (how & HOW_LAMP) != 0;
+	config.rx_blocks_per_second = how & HOW_PACED ? 100000 : 0;
+	if (an_flow_init(&engine, &config, &pool, 1, 1, error, sizeof(error))) {
 		fprintf(stderr, "fuzz_flow: %s\n", error);
 		exit(2);
 	}
-	memset(from_peer.src.bytes, 2, sizeof(from_peer.src.bytes));
-	memset(from_peer.dst.bytes, 1, sizeof(from_peer.dst.bytes));
-	sink = malloc(SINK);
-	tx_at_start = malloc(AN_WINDOW * sizeof(*tx_at_start));
-	rx_at_start = malloc(AN_WINDOW * sizeof(*rx_at_start));
-	if (an_aead_init(&peer_seal, 1, config.rx_payload_key, &from_peer, 1, 1) || !sink ||
-	    !tx_at_start || !rx_at_start)
-		exit(2);
-	engine.sink = sink;
-	engine.sink_len = SINK;
-	engine.source = source;
-	engine.source_len = SOURCE;
-	engine_at_start = engine;
-	line_at_start = line;
-	memcpy(tx_at_start, engine.tx, AN_WINDOW * sizeof(*tx_at_start));
-	memcpy(rx_at_start, engine.rx, AN_WINDOW * sizeof(*rx_at_start));
-	return 0;
 }
 
-/* Setting an engine up takes 8 MB; setting one back takes its slots. */
-static void set_back(void)
-{
-	engine = engine_at_start;
-	line = line_at_start;
-	memcpy(engine.tx, tx_at_start, AN_WINDOW * sizeof(*tx_at_start));
-	memcpy(engine.rx, rx_at_start, AN_WINDOW * sizeof(*rx_at_start));
-}
-
+/* Of one that is right the payload is the record's own bytes, sealed. */
 static uint32_t help(uint8_t *frame, uint32_t len, uint8_t what)
 {
 	struct assent_header h;
 	uint32_t payload_len;
 
 	if (len < ETH_HLEN + sizeof(h))
-		return len;
+		return 0;
 	memcpy(&h, frame + ETH_HLEN, sizeof(h));
 	if (what & WHAT_OURS) {
 		h.pair.src = engine.header.pair.dst;
@@ -114,42 +104,76 @@ static uint32_t help(uint8_t *frame, uint32_t len, uint8_t what)
 		h.flow = engine.header.flow;
 	}
 	if (what & WHAT_NEXT)
-		h.seq = assent_be32(line.rx_next + (uint32_t)(int8_t)h.seq);
-	if (what & (WHAT_LENGTH | WHAT_SEALED)) {
-		payload_len = assent_be16(h.payload_len) % 1409;
-		if (what & WHAT_SEALED && payload_len < ASSENT_AEAD_TAG_LEN)
-			payload_len = 0;
-		h.payload_len = assent_be16(payload_len);
-		len = ETH_HLEN + sizeof(h) + assent_padded_len(payload_len);
-		if (what & WHAT_SEALED && payload_len) {
-			uint8_t plain[1409] = {0};
+		h.seq = assent_be32(engine.rx_next + assent_be32(h.seq) % 64);
+	payload_len = assent_be16(h.payload_len) % 1409;
+	h.payload_len = assent_be16(payload_len);
+	len = ETH_HLEN + (uint32_t)sizeof(h) + assent_padded_len(payload_len);
+	if (what & WHAT_SEALED && payload_len > ASSENT_AEAD_TAG_LEN) {
+		uint8_t *payload = frame + ETH_HLEN + sizeof(h);
 
-			an_aead_seal(&peer_seal, assent_be32(h.seq), plain,
-				     payload_len - ASSENT_AEAD_TAG_LEN,
-				     frame + ETH_HLEN + sizeof(h));
-		}
+		an_aead_seal(&pool.cipher, &peer_seal, assent_be32(h.seq), payload,
+			     payload_len - ASSENT_AEAD_TAG_LEN, payload);
 	}
-	if (what & WHAT_GRANT)
+	if (what & WHAT_GRANT) {
 		assent_counter_raise(
 		    &line.tx_granted,
 		    assent_grant_read(line.tx_granted, assent_be16(h.grant), line.grant_shift));
+		assent_credit_charge(&line, assent_frame_cost(payload_len));
+	}
 	memcpy(frame + ETH_HLEN, &h, sizeof(h));
 	return len;
+}
+
+static void read_some(uint64_t now, uint8_t how)
+{
+	/* Of its very length, so that a byte too far is seen. */
+	uint32_t room = how % 2 ? 7 : 3000;
+	uint8_t *buf = malloc(room);
+	uint32_t lengths[4];
+	int end;
+
+	claim(an_flow_read_many(&engine, buf, room, lengths, 4, now) <= 4,
+	      "no more than asked for");
+	claim(an_flow_read(&engine, buf, room, &end, now) <= (int64_t)room, "no more than fits");
+	free(buf);
+}
+
+static void write_some(uint64_t now, uint8_t how)
+{
+	static const uint8_t text[4000];
+	struct an_span spans[2] = {{text, how}, {text, how & 0x40 ? 1000 : 0}};
+	uint64_t skip = engine.message_open ? engine.message_done : 0;
+
+	an_flow_write(&engine, spans, 2, skip, how & AN_COALESCE, now);
+	an_flow_write_many(&engine, text, how, NULL, 3, how & AN_COALESCE, now);
+	if (how == 0xff)
+		an_flow_finish(&engine, now);
 }
 
 /* Returns 0, or what the engine says of a flow that is broken. */
 static int work(uint64_t now, uint8_t turns)
 {
-	uint8_t out[AN_FRAME_MAX] __attribute__((aligned(64)));
+	uint8_t out[AN_FRAME_MAX + 2] __attribute__((aligned(64)));
 	char error[128];
-	int err = an_flow_deliver(&engine, error, sizeof(error));
 
-	an_flow_take_receipts(&engine, now);
+	read_some(now, turns);
+	write_some(now, turns);
 	for (int i = 0; i < turns % 32; i++)
-		claim(an_flow_output(&engine, out, now, now) <= sizeof(out), "an output fits");
-	if (!err)
-		err = an_flow_check(&engine, now, error, sizeof(error));
-	return err;
+		claim(an_flow_output(&engine, out + 2, now, now) <= AN_FRAME_MAX, "an output fits");
+	an_flow_deadline(&engine, now);
+	an_flow_ready(&engine);
+	return an_flow_check(&engine, now, error, sizeof(error));
+}
+
+static void check_bounds(void)
+{
+	claim(line.tx_spent <= line.tx_granted, "no more is sent than was granted");
+	claim(line.rx_spent <= line.rx_granted, "no more is charged than was granted");
+	claim(engine.rx_end - engine.rx_next <= REPLAY, "the window holds what arrives");
+	claim(engine.rx_missing <= engine.rx_end - engine.rx_next, "gaps are in the window");
+	claim(engine.tx_next - engine.tx_base <= engine.number_max + AN_LAMPS,
+	      "numbers in use are bounded");
+	claim(engine.tx_wanted <= engine.tx_next - engine.tx_base, "repeats are of what is kept");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -157,7 +181,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint64_t now = 1;
 	int err = 0;
 
-	set_back();
+	if (!size)
+		return 0;
+	set_up(data[0]);
+	data++;
+	size--;
 	while (!err && size >= 3) {
 		uint8_t what = data[0];
 		uint32_t len = (uint32_t)data[1] | (uint32_t)(data[2] & 0x7) << 8;
@@ -172,23 +200,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		} else {
 			if (len > size)
 				len = (uint32_t)size;
-			/* Of its very length, so that a byte too far is seen. */
 			frame = calloc(1, 2048);
 			memcpy(frame, data, len);
 			data += len;
 			size -= len;
 			len = help(frame, len, what);
-			frame = realloc(frame, len ? len : 1);
-			err = an_flow_input(&engine, frame, len, now, error, sizeof(error));
+			if (len) {
+				frame = realloc(frame, len);
+				err = an_flow_input(&engine, frame, len, now, error, sizeof(error));
+			}
 			free(frame);
 		}
-		claim(engine.sink_filled <= engine.sink_len, "nothing is written past the sink");
-		claim(engine.source_sent <= engine.source_len, "nothing is read past the source");
-		claim(line.tx_spent <= line.tx_granted, "no more is sent than was granted");
-		claim(engine.rx_end - engine.rx_next <= AN_WINDOW, "the window holds what arrives");
-		claim(engine.rx_missing <= engine.rx_end - engine.rx_next,
-		      "gaps are in the window");
-		claim(engine.resend_count <= AN_WINDOW, "the queue of repeats is bounded");
+		check_bounds();
 	}
+	an_flow_shut(&engine);
+	an_flow_free(&engine);
+	claim(!pool.held_bytes, "no buffer is lost");
 	return 0;
 }

@@ -84,7 +84,11 @@ def build(name: str) -> Path:
         "frame": ([source], plain, []),
         "lwf": ([source], plain, []),
         "flow": (
-            [source, NATIVE / "flow.c", NATIVE / "aead.c"],
+            [
+                source,
+                *sorted(NATIVE.glob("flow*.c")),
+                *(NATIVE / f"{part}.c" for part in ("aead", "gaps", "pool", "records")),
+            ],
             ["-D_GNU_SOURCE", f"-I{NATIVE}", "-lcrypto"],
             list(NATIVE.glob("*.h")),
         ),
@@ -222,30 +226,53 @@ def egress_seeds(frames: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def flow_seeds() -> dict[str, bytes]:
-    """Frames that the engine takes, and turns between them."""
+    """Frames that the engine takes, and turns between them; each after how the flow is."""
     header = struct.Struct(">16s16sIHHHHIQQ")
 
-    def record(what: int, seq: int, flags: int, payload_len: int, nack: int = 0) -> bytes:
-        raw = header.pack(b"\2" * 16, b"\1" * 16, seq, flags, payload_len, 1, 256, nack, 0, 0)
-        frame = bytes(12) + b"\x88\xb5" + raw
+    def record(what: int, seq: int, flags: int, plain: bytes = b"", nack: int = 0) -> bytes:
+        length = len(plain) + 16 if plain else 0
+        raw = header.pack(b"\2" * 16, b"\1" * 16, seq, flags, length, 1, 256, nack, 0, 0)
+        frame = bytes(12) + b"\x88\xb5" + raw + plain
         return struct.pack("<BH", what, len(frame)) + frame
+
+    def message(body: bytes, flags: int = 0) -> bytes:
+        return struct.pack(">H", len(body) | flags) + body
 
     turn = struct.pack("<BH", 0x01, 8)
     later = struct.pack("<BH", 0xC1, 31)
-    data = Flags.DATA | Flags.BLOCK
-    sealed = b"".join(record(0x0E, seq, data, 116) for seq in (1, 2, 3))
-    full = b"".join(record(0x0E, seq, data, 1408) for seq in (1, 2, 3, 4))
-    gap = record(0x0E, 1, data, 116) + record(0x0E, 9, data, 116) + turn * 3
-    nack = turn + b"".join(record(0x26, n, Flags.NACK | Flags.BLOCK, 0, n) for n in (1, 2, 3))
-    probe = record(0x06, 1, data, 0) + turn + record(0x06, 2, data, 0) + turn
-    return {
+    finish = struct.pack("<BH", 0x01, 0xFF)
+    data, nack, void = Flags.DATA | Flags.BLOCK, Flags.NACK | Flags.BLOCK, Flags.FIN | Flags.BLOCK
+    lamp = data | Flags.LAMP
+    short, long = message(b"hello") + message(b""), message(bytes(1300), 0x8000)
+    sealed = b"".join(record(0x2E, seq, data, short) for seq in (1, 2, 3))
+    parts = record(0x2E, 1, data, long) + record(0x2E, 2, data, short) + turn
+    end = record(0x2E, 1, data, message(b"", 0x4000)) + turn
+    gap = record(0x2E, 1, data, short) + record(0x2E, 9, data, short) + turn * 3
+    body = b"\xa1\x64gaps\x84\x01\x02\x01\x03"
+    gaps = struct.pack(">HHI", 5, len(body), 0) + body
+    gaps += bytes(-len(gaps) % 64)
+    asks = turn + record(0x2E, 1, nack, gaps) + turn + record(0x26, 2, nack, nack=3) + turn
+    probe = record(0x26, 1, data) + turn + record(0x26, 2, data) + turn
+    voids = record(0x26, 1, void, nack=3) + turn + record(0x26, 2, void, nack=23) + turn
+    lamps = record(0x0E, 1, lamp, short) + turn * 2
+    ack = turn + record(0x06, 1, Flags.ACK | Flags.BLOCK, nack=1) + turn
+    seeds = {
         "sealed": sealed + turn,
-        "full": full + turn,
+        "parts": parts,
+        "end": end + finish,
         "gap": gap,
-        "nack": nack + turn,
+        "asks": asks,
         "probe": probe,
+        "voids": voids,
+        "lamps": lamps,
+        "ack": ack,
         "quiet": turn + later * 6,
-        "raw": record(0, 1, data, 0),
+        "raw": record(0, 1, data),
+    }
+    return {
+        f"{name}-{how}": bytes([how]) + seed
+        for name, seed in seeds.items()
+        for how in (0x00, 0x01, 0x02, 0x0C, 0x10)
     }
 
 

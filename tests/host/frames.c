@@ -456,7 +456,7 @@ static void make_good(const struct peer *peer)
 		struct assent_flow *line = flow_of(peer, number);
 
 		line->rx_granted = line->rx_spent + 5000;
-		line->rx_open = 1;
+		line->rx_open = percent(50) ? ASSENT_TO_STACK : ASSENT_TO_RING;
 		if (line->tx_granted >> 48)
 			line->tx_granted = 50;
 		push_flow(peer, number);
@@ -478,7 +478,7 @@ static void change_flow(const struct peer *peer, uint32_t number)
 		line->rx_granted = percent(50) ? 0 : line->rx_spent - 1;
 		break;
 	case 3:
-		line->rx_open = (__u16)below(2);
+		line->rx_open = (__u16)below(ASSENT_TO_RING + 1);
 		break;
 	case 4:
 		line->tx_granted = percent(50) ? random_u64() : below(0x20000);

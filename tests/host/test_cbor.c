@@ -105,6 +105,41 @@ static void test_depth_and_items_are_bounded(void)
 	CLAIM(an_cbor_check(tower, 17, 16, 17) == AN_CBOR_FINE);
 }
 
+/* One map, in its one place, has numbers for keys; in order, and nothing else. */
+static void test_a_numbered_map(void)
+{
+	static const struct {
+		const char *bytes;
+		size_t len;
+		int fault;
+	} bodies[] = {
+	    {"\xa1\x61g\xa2\x01\x05\x18\x18\x06", 9, AN_CBOR_FINE},
+	    {"\xa2\x61g\xa1\x01\x05\x61h\xa1\x61x\x01", 12, AN_CBOR_FINE},
+	    {"\xa1\x61g\xa0", 4, AN_CBOR_FINE},
+	    {"\xa1\x61g\x80", 4, AN_CBOR_FINE},
+	    {"\xa1\x61g\xa2\x02\x05\x01\x06", 8, AN_CBOR_UNSORTED},
+	    {"\xa1\x61g\xa2\x01\x05\x01\x06", 8, AN_CBOR_KEY_TWICE},
+	    {"\xa1\x61g\xa1\x61x\x05", 7, AN_CBOR_KEY_KIND},
+	    {"\xa1\x61g\xa1\x20\x05", 6, AN_CBOR_KEY_KIND},
+	    {"\xa1\x61h\xa1\x01\x05", 6, AN_CBOR_KEY_KIND},
+	    {"\xa1\x61h\xa1\x61g\xa1\x01\x05", 9, AN_CBOR_KEY_KIND},
+	    {"\xa1\x61g\x81\xa1\x01\x05", 7, AN_CBOR_KEY_KIND},
+	    {"\x82\x61g\xa1\x01\x05", 6, AN_CBOR_KEY_KIND},
+	    {"\xa1\x01\x05", 3, AN_CBOR_KEY_KIND},
+	};
+
+	for (size_t i = 0; i < sizeof(bodies) / sizeof(bodies[0]); i++) {
+		const uint8_t *bytes = (const uint8_t *)bodies[i].bytes;
+
+		CLAIM(an_cbor_check_numbered(bytes, bodies[i].len, 16, 64, (const uint8_t *)"\x61g",
+					     2) == bodies[i].fault);
+		for (size_t cut = 0; !bodies[i].fault && cut < bodies[i].len; cut++)
+			CLAIM(an_cbor_check_numbered(bytes, cut, 16, 64, (const uint8_t *)"\x61g",
+						     2) == AN_CBOR_SHORT);
+	}
+	CLAIM(checked(bodies[0].bytes, bodies[0].len) == AN_CBOR_KEY_KIND);
+}
+
 /* Singles that a half says, all of them, and those beside them. */
 static void test_floats_at_the_edges(void)
 {
@@ -193,6 +228,7 @@ static const struct host_case cases[] = {
 	CASE(accepted_inputs_are_whole),
 	CASE(lengths_that_overflow),
 	CASE(depth_and_items_are_bounded),
+	CASE(a_numbered_map),
 	CASE(floats_at_the_edges),
 	CASE(utf8_is_that_of_rfc_3629),
 	CASE(split_names_the_places),

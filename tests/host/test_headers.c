@@ -155,7 +155,7 @@ static void reset(void)
 		host.flows[i].replay_base = i;
 		host.flows[i].replay_len = 1024;
 		host.flows[i].rx_granted = 1000;
-		host.flows[i].rx_open = 1;
+		host.flows[i].rx_open = ASSENT_TO_RING;
 		host.chunks[i].word[0] = 1;
 	}
 	host.config = (struct assent_config){
@@ -724,6 +724,70 @@ static void test_lamp_and_credit_are_apart(void)
 	CLAIM(verdict(&h) == ASSENT_DROP_NO_CREDIT);
 }
 
+/* A data flow's line says where its frames go; control is the kernel's stack's alone. */
+static void test_delivery_by_the_line(void)
+{
+	struct assent_found found;
+	struct assent_header h;
+
+	reset();
+	for (__u32 open = 0; open <= 3; open++) {
+		host.flows[0].rx_open = host.flows[1].rx_open = (__u16)open;
+		found = (struct assent_found){0};
+		h = header_of(open + 1, ASSENT_FLAG_DATA, 1);
+		sign(&h, header_key);
+		if (open == ASSENT_SHUT) {
+			CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_DROP_NO_ENDPOINT);
+			CLAIM(host.flows[1].rx_spent == 0 && host.flows[1].rx_highest == 0);
+		} else {
+			CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+		}
+		CLAIM(found.bound == (open == ASSENT_TO_RING));
+		found = (struct assent_found){0};
+		host.now += 100; /* control is bounded in rate */
+		h = header_of(open + 1, 0, 0);
+		sign(&h, header_key);
+		CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+		CLAIM(!found.bound);
+	}
+}
+
+/* A frame that comes to an interface where its endpoint is not can come again where it is. */
+static void test_delivery_where_the_endpoint_is(void)
+{
+	struct assent_found found = {.ifindex = 8};
+	struct assent_header h;
+
+	reset();
+	host.flows[1].rx_open = assent_open_at(ASSENT_TO_RING, 7);
+	h = header_of(1, ASSENT_FLAG_DATA, 1);
+	sign(&h, header_key);
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_DROP_NO_ENDPOINT);
+	CLAIM(host.flows[1].rx_spent == 0 && host.flows[1].rx_highest == 0 && !found.bound);
+	found = (struct assent_found){.ifindex = 7};
+	CLAIM(assent_verdict(&h, sizeof(h), &found) == ASSENT_ADMITTED);
+	CLAIM(found.bound);
+	CLAIM(assent_is_open(assent_open_at(ASSENT_TO_STACK, 7), ASSENT_OPEN_PLACES + 7));
+	CLAIM(assent_is_open(ASSENT_TO_STACK, 7) && !assent_is_open(ASSENT_SHUT, 7));
+	CLAIM(!assent_is_open(assent_open_at(ASSENT_SHUT, 7), 7));
+}
+
+static void test_socket_slots(void)
+{
+	static __u8 taken[ASSENT_SOCKET_INTERFACES * ASSENT_SOCKET_QUEUES];
+
+	for (__u32 ifindex = 1; ifindex <= ASSENT_SOCKET_INTERFACES; ifindex++) {
+		for (__u32 queue = 0; queue < ASSENT_SOCKET_QUEUES; queue++) {
+			__u32 slot = assent_socket_slot(ifindex, queue);
+
+			CLAIM(slot < sizeof(taken) && !taken[slot]);
+			taken[slot] = 1;
+		}
+	}
+	for (__u32 i = 0; i < 1000; i++)
+		CLAIM(assent_socket_slot((__u32)random_u64(), (__u32)random_u64()) < sizeof(taken));
+}
+
 /* What is observed: noted once, for the first rule that was broken, and never for what is forged.
  */
 static void test_observed(void)
@@ -1126,6 +1190,9 @@ static const struct host_case cases[] = {
     CASE(nothing_refuses),
     CASE(allowance_of_blocks),
     CASE(lamp_and_credit_are_apart),
+    CASE(delivery_by_the_line),
+    CASE(delivery_where_the_endpoint_is),
+    CASE(socket_slots),
     CASE(observed),
     CASE(consent_exhaustively),
     CASE(window_to_the_nanosecond),

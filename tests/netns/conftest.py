@@ -1,17 +1,25 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from rich.console import Console
 
+from assent.client import Client
 from assent.demo.lab import HOST_INTERFACE
 from assent.demo.nodes import Nodes
-from assent.v1.sessions_pb2 import ListSessionsRequest
+from assent.v1.cells_pb2 import CellRef, CreateLocalRequest, CreateRemoteRequest
+from assent.v1.common_pb2 import Consent
+from assent.v1.fabric_pb2 import AttachRequest
+from assent.v1.grants_pb2 import SetGrantRequest
+from assent.v1.keys_pb2 import SetPskRequest
+from assent.v1.sessions_pb2 import ConnectRequest, ListSessionsRequest
 
 
 @pytest.fixture(autouse=True)
@@ -34,29 +42,39 @@ def random_file(tmp_path: Path):
 
 @pytest.fixture
 def pair() -> Iterator[Nodes]:
-    """left and right on a switch, gated, introduced and connected."""
+    """left and right on a switch, gated, introduced and connected; over the API, to be quick."""
     with Nodes(("left", "right"), Console(file=io.StringIO())) as nodes:
         nodes.start_all()
-        for name in ("left", "right"):
-            nodes.cli(name, "cells", "create", name, "--interface", HOST_INTERFACE)
-            nodes.cli(name, "attach", HOST_INTERFACE)
-            (nodes.scratch / f"{name}.cell").write_text(nodes.cli(name, "cells", "export", name))
-        psk = nodes.scratch / "psk"
-        nodes.cli("left", "keys", "generate-psk", "--output", str(psk))
-        for here, there in (("left", "right"), ("right", "left")):
-            card = str(nodes.scratch / f"{there}.cell")
-            nodes.cli(here, "cells", "add", "--from", card, "--consent", "standing")
-            nodes.cli(here, "keys", "set-psk", there, "--file", str(psk))
-            nodes.cli(here, "grants", "set", there, "1", "32767")
-        nodes.cli("left", "sessions", "connect", "right")
+        with nodes.client("left") as left, nodes.client("right") as right:
+            introduce({"left": left, "right": right}, os.urandom(32))
         yield nodes
+
+
+def introduce(clients: dict[str, Client], psk: bytes) -> None:
+    """What an operator does with a dozen commands on two hosts."""
+    cells = {}
+    for name, client in clients.items():
+        cells[name] = client.cells.CreateLocal(
+            CreateLocalRequest(name=name, interface=HOST_INTERFACE)
+        )
+        client.fabric.Attach(AttachRequest(interface=HOST_INTERFACE))
+    for name, client in clients.items():
+        other = cells["right" if name == "left" else "left"]
+        ref = CellRef(name=other.name)
+        client.cells.CreateRemote(
+            CreateRemoteRequest(
+                name=other.name, public_key=other.public_key, consent=Consent.CONSENT_STANDING
+            )
+        )
+        client.keys.SetPsk(SetPskRequest(remote=ref, psk=psk))
+        client.grants.Set(SetGrantRequest(remote=ref, flow=1, window_blocks=32767))
+    clients["left"].sessions.Connect(ConnectRequest(remote=CellRef(name="right")))
 
 
 @pytest.fixture
 def digest():
     def of(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return blake3(path.read_bytes()).hexdigest()
 
     return of
 
@@ -65,3 +83,13 @@ def highest_seq(nodes: Nodes, name: str) -> int:
     with nodes.client(name) as client:
         session = client.sessions.List(ListSessionsRequest()).sessions[0]
     return next(flow.rx_highest_seq for flow in session.flows if flow.flow == 1)
+
+
+def python(nodes: Nodes, name: str, code: str, *args: str) -> subprocess.Popen[str]:
+    """Python on a host; sys.argv[1] is its daemon's socket, then come the others."""
+    node = nodes[name]
+    return subprocess.Popen(
+        node.host.command(sys.executable, "-c", code, str(node.socket), *args),
+        stdout=subprocess.PIPE,
+        text=True,
+    )

@@ -44,7 +44,7 @@ def test_the_transfer_goes_on_and_the_new_daemon_adopts_the_dataplane(pair, rand
     pair.wait_ready("right")
 
     sent, received = sender.result(120), receiver.result(120)
-    assert digest(Path(received["file"])) == digest(file) == sent["sha256"]
+    assert digest(Path(received["file"])) == digest(file) == sent["blake3"]
     with pair.client("right") as right:
         after = right.fabric.GetStatus(GetStatusRequest())
         adopted = right.sessions.List(ListSessionsRequest()).sessions[0]
@@ -73,6 +73,6 @@ def test_a_second_transfer_runs_over_the_adopted_session(pair, random_file, dige
             "right", "recv", "--from", "left", "--dir", str(pair.scratch), "--json"
         )
         sender = pair.background("left", "send", str(file), "--to", "right", "--json")
-        assert sender.result(60)["sha256"] == receiver.result(60)["sha256"] == digest(file)
+        assert sender.result(60)["blake3"] == receiver.result(60)["blake3"] == digest(file)
     status = json.loads(pair.cli("right", "status", "--json"))
     assert status["adopted"] is True

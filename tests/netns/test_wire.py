@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterable
 
 import pytest
 
@@ -12,8 +13,11 @@ from assent.handshake.keys import open_
 from assent.transport.access import access_of
 from assent.v1.cells_pb2 import CellRef
 from assent.v1.sessions_pb2 import OpenFlowRequest
+from assent.wire.control import Tag, decode_tags
 from assent.wire.fabric import Flags, Frame, serial_before, signed_bytes
 from assent.wire.siphash import siphash24
+
+MORE, END, LENGTH = 0x8000, 0x4000, 0x3FFF
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -61,4 +65,27 @@ def test_captured_frames_decode_and_open_to_the_file(pair, random_file, backend)
             )
     numbers = sorted(content)
     assert all(serial_before(a, b) for a, b in itertools.pairwise(numbers))
-    assert b"".join(content[number] for number in numbers) == file.read_bytes()
+    manifest, sent_file = messages_in(content[number] for number in numbers)
+    assert decode_tags(manifest)[0][0].tag == Tag.MANIFEST
+    assert sent_file == file.read_bytes()
+
+
+def messages_in(plaintexts: Iterable[bytes]) -> list[bytes]:
+    """Messages, put together from the records of frames in their order; END ends them."""
+    found, message = [], bytearray()
+    for plain in plaintexts:
+        at = 0
+        while at < len(plain):
+            head = int.from_bytes(plain[at : at + 2])
+            if head & END:
+                assert head == END
+                assert plain[at + 2 :] == b""
+                return found
+            length = head & LENGTH
+            assert at + 2 + length <= len(plain)
+            message += plain[at + 2 : at + 2 + length]
+            at += 2 + length
+            if not head & MORE:
+                found.append(bytes(message))
+                message.clear()
+    raise AssertionError("the flow was not ended")

@@ -308,9 +308,17 @@ class TestAdmitted:
         assert flow.rx_highest == 1
 
     def test_data_goes_to_its_queues_socket(self, rig: Any) -> None:
+        slot = rig.tables.flows.slot_of(rig.session, 1)
         with socket.socket(AF_XDP, socket.SOCK_RAW) as xsk:
-            rig.gate.map("sockets").update(bytes(4), xsk.fileno().to_bytes(4, "little"))
-            rig.admit(rig.frame(seq=1), XDP_REDIRECT)
+            # A test run's frames arrive by the loopback interface, queue 0.
+            place = socket.if_nametoindex("lo") % 64 * 64
+            entry = place.to_bytes(4, "little")
+            rig.gate.map("sockets").update(entry, xsk.fileno().to_bytes(4, "little"))
+            rig.admit(rig.frame(seq=1), XDP_PASS)  # taken behind the kernel's stack
+            rig.tables.flows.set_open(slot, True, to_ring=True)
+            rig.admit(rig.frame(seq=2), XDP_REDIRECT)
+            rig.gate.map("sockets").delete(entry)
+            rig.admit(rig.frame(seq=3), XDP_PASS)  # nobody has that queue
             rig.admit(rig.control(seq=1), XDP_PASS)
             rig.admit(rig.handshake(), XDP_PASS)
 

@@ -43,6 +43,7 @@ from assent.v1.fabric_pb2_grpc import FabricStub
 from assent.v1.grants_pb2_grpc import GrantsStub
 from assent.v1.keys_pb2_grpc import KeysStub
 from assent.v1.sessions_pb2_grpc import SessionsStub
+from assent.v1.tokens_pb2_grpc import TokensStub
 
 PIN_ROOT = Path("/sys/fs/bpf/assent-test-service")
 INTERFACE = "fab0"
@@ -93,7 +94,7 @@ def by_name(name: str) -> cells_pb2.CellRef:
 
 
 class Api:
-    """The five services of one daemon, and shortcuts for what most tests need."""
+    """The services of one daemon, and shortcuts for what most tests need."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
@@ -102,6 +103,7 @@ class Api:
         self.grants: Any = GrantsStub(channel)
         self.keys: Any = KeysStub(channel)
         self.sessions: Any = SessionsStub(channel)
+        self.tokens: Any = TokensStub(channel)
 
     async def local(self, name: str, interface: str = INTERFACE) -> cells_pb2.Cell:
         request = cells_pb2.CreateLocalRequest(name=name, interface=interface)
@@ -278,6 +280,8 @@ class Host:
     log: Path = field(init=False)
     environment: dict[str, str] = field(default_factory=dict)
     """Beside the test's own, for the daemon."""
+    settings: Path | None = None
+    """A file with more of them than the flags below."""
 
     def __post_init__(self) -> None:
         self.log = self.place.root / "log"
@@ -297,6 +301,8 @@ class Host:
             "--profile": config.profile,
             "--log-level": "debug",
         }
+        if self.settings is not None:
+            arguments["--config"] = self.settings
         for setting in ("certificate", "key", "ca"):
             if (path := getattr(config, f"covenant_{setting}")) is not None:
                 arguments[f"--covenant-{setting}"] = path
@@ -386,8 +392,8 @@ def join(here: Host, there: Host) -> None:
 
 
 @contextlib.contextmanager
-def switched(hosts: Sequence[Host]) -> Iterator[None]:
-    """A switch, in a namespace of its own, to which all hosts are joined."""
+def switched(hosts: Sequence[Host]) -> Iterator[str]:
+    """A switch, in a namespace of its own, to which all hosts are joined; yields its name."""
     switch = unique("switch")
     ip("netns", "add", switch)
     try:
@@ -398,7 +404,7 @@ def switched(hosts: Sequence[Host]) -> Iterator[None]:
             ip("link", "add", host.name, "netns", switch, "type", "veth", *peer)
             ip("-n", switch, "link", "set", host.name, "master", "sw0", "up")
             ip("-n", host.namespace, "link", "set", INTERFACE, "up")
-        yield
+        yield switch
     finally:
         ip("netns", "del", switch)
 

@@ -84,6 +84,9 @@ class FakeSessions:
     said: list[tuple[Any, ...]] = field(default_factory=list)
     live: dict[CellID, FakeLive] = field(default_factory=dict)
 
+    def all_live(self) -> list[FakeLive]:
+        return []
+
     def live_with(self, remote: CellID) -> list[FakeLive]:
         return [self.live[remote]] if remote in self.live else []
 

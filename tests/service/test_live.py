@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,9 @@ from assent.dataplane.profiles import CHAPTER
 from assent.dataplane.tables import SEQ_MAX, FlowSpec, SessionSpec
 from assent.errors import RemoteError, ResourceExhausted, Unavailable
 from assent.handshake.keys import SealError, SessionKeys
+from assent.service.definitions import Definitions
+from assent.service.flow_board import FlowBoard
+from assent.service.flow_desk import FlowOffice, FlowPolicy, Wanted
 from assent.service.flow_zero import DATA, FIN, FIN_ACK, FlowZero, ForgedFrame, Opened
 from assent.service.live import (
     FIN_PATIENCE,
@@ -28,7 +32,17 @@ from assent.service.live import (
 from assent.service.manifests import PENDING_MAX, ManifestBoard
 from assent.service.records import StoredSession
 from assent.wire.cellid import CellID
-from assent.wire.control import Close, ControlTag, Grant, Manifest, ManifestItem, Tag
+from assent.wire.control import (
+    Close,
+    ControlTag,
+    Define,
+    Delivery,
+    FlowClass,
+    Grant,
+    Manifest,
+    ManifestItem,
+    Tag,
+)
 from assent.wire.fabric import Flags, Frame
 
 from .conftest import eventually
@@ -58,7 +72,7 @@ class Rig:
         self.now = 1_000 * SECOND
         self.live = self.session()
 
-    def session(self, *, confirmed: bool = True) -> LiveSession:
+    def session(self, *, confirmed: bool = True, office: FlowOffice | None = None) -> LiveSession:
         return LiveSession(
             STORED,
             OURS,
@@ -72,6 +86,8 @@ class Rig:
             patience=PATIENCE,
             now=self.now,
             confirmed=confirmed,
+            fresh=True,
+            office=office,
         )
 
     def heard(self) -> list[Opened]:
@@ -117,7 +133,10 @@ async def test_a_heartbeat_repeats_every_grant(rig: Rig):
     assert not rig.sent
     rig.pass_time(1)
     (beat,) = rig.heard()
-    assert beat == Opened(DATA, (grant_of(1, 100), grant_of(3, 30)), 0)
+    told = tuple(
+        ControlTag(Tag.GRANT, 0, Grant(*one).to_body()) for one in ((1, 100, 100), (3, 30, 30))
+    )
+    assert beat == Opened(DATA, told, 0)
     rig.pass_time(3 * HEARTBEAT)
     assert len(rig.heard()) == 3
 
@@ -322,3 +341,116 @@ async def test_a_responder_s_session_is_established_when_it_is_confirmed(rig: Ri
     assert live.phase is Phase.UNCONFIRMED
     live.confirm()
     assert live.phase is Phase.ESTABLISHED
+
+
+# Flows that are defined
+
+
+def define_of(flow: int, ref: int, accepted: bool | None = None) -> ControlTag:
+    define = Define(flow, Delivery.ORDERED, FlowClass.STANDARD, 1400, "echo", accepted)
+    return ControlTag(Tag.DEFINE, ref, define.to_body())
+
+
+def close_of(flow: int, ref: int, last: tuple[int, int] | None = None) -> ControlTag:
+    return ControlTag(Tag.CLOSE, ref, Close("", flow, *(last or ())).to_body())
+
+
+class Office:
+    """What desks share, for one session; and what the session tells it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.board = FlowBoard()
+        self.closed: list[int] = []
+        self.ended: list[str] = []
+        self.office = FlowOffice(
+            self.board,
+            Definitions(directory),
+            FlowPolicy(),
+            lambda session, flow: False,
+            lambda stored, flow, reason: self.closed.append(flow),
+            lambda stored, reason: self.ended.append(reason),
+        )
+
+
+@pytest.fixture
+def office(rig: Rig, tmp_path: Path) -> Office:
+    made = Office(tmp_path)
+    rig.live = rig.session(office=made.office)
+    return made
+
+
+async def test_where_nothing_can_be_defined_the_tag_is_unknown(rig: Rig):
+    rig.say(tags=[define_of(1, 5)])
+    assert rig.live.unknown_tags == 1
+    assert not rig.sent
+
+
+async def test_a_flow_is_defined_used_and_released_over_flow_zero(rig: Rig, office: Office):
+    with office.board.listening(LOCAL, None, "echo") as listener:
+        rig.say(tags=[define_of(3, 5)])
+        assert (await listener.take()).definition.flow == 3
+    (answer,) = rig.heard()
+    assert answer == Opened(DATA, (define_of(3, 5, True),), 0)
+    slot = rig.live.slot(3)
+    # What the peer has sent of it and was lost counts as consumed; its window is whole again.
+    rig.say(tags=[close_of(3, 6, (40, 25))])
+    assert office.closed == [3]
+    (confirmed,) = rig.heard()
+    assert confirmed == Opened(DATA, (grant_of(3, 55, ref=6),), 0)
+    line = rig.flows.read(slot)
+    assert (line.rx_highest, line.rx_next, line.rx_spent, line.rx_granted) == (40, 41, 25, 55)
+    desk = rig.live.desk
+    assert desk is not None
+    desk.release(3, rig.now)
+    (close,) = rig.heard()
+    ref = close.tags[0].ref
+    # Our numbers go on behind a gap that no late frame comes over.
+    assert close.tags == (close_of(3, ref, (line.replay_len, 0)), grant_of(3, 55))
+    assert rig.live.next_deadline() is not None
+    rig.say(tags=[grant_of(3, 0, ref=ref)])
+    assert desk.definitions() == []
+
+
+@pytest.mark.parametrize("last", [(40, 31), (0x8000_0000, 1)])
+async def test_books_that_cannot_be_are_not_taken_over(
+    rig: Rig, office: Office, last: tuple[int, int]
+):
+    before = rig.flows.read(rig.live.slot(3))
+    rig.say(tags=[close_of(3, 6, last)])
+    assert rig.flows.read(rig.live.slot(3)) == before
+    assert len(rig.heard()) == 1
+
+
+async def test_a_close_of_a_flow_that_is_not_open_is_refused_with_its_frame(
+    rig: Rig, office: Office
+):
+    slot = rig.live.slot(1)
+    before = rig.flows.read(slot)
+    with pytest.raises(RemoteError, match="an end of flow 2, which is not open"):
+        rig.say(tags=[grant_of(1, 80), close_of(2, 6)])
+    assert rig.flows.read(slot) == before
+    assert not rig.sent
+
+
+async def test_questions_of_a_desk_are_repeated_by_the_session_s_clock(rig: Rig, office: Office):
+    desk = rig.live.desk
+    assert desk is not None
+    wanted = Wanted(0, Delivery.ORDERED, FlowClass.STANDARD, "echo")
+    answer = desk.define(wanted, rig.now)
+    rig.pass_time(SECOND)
+    asked = [opened.tags[0] for opened in rig.heard()]
+    assert len(asked) >= 3
+    assert all(tag == asked[0] for tag in asked)
+    rig.live.drop("over")
+    with pytest.raises(Unavailable, match="over"):
+        answer.result()
+    assert office.ended == ["over"]
+
+
+async def test_a_session_that_is_closing_gives_no_flow(rig: Rig, office: Office):
+    with office.board.listening(LOCAL, None, "echo") as listener:
+        rig.live.begin_close(rig.now)
+        rig.sent.clear()
+        rig.say(tags=[define_of(3, 5)])
+        assert not rig.sent
+        assert not listener.waiting

@@ -123,7 +123,13 @@ GRANT = grants_pb2.Grant(
     window_blocks=4096,
     granted_blocks=5000,
     spent_blocks=900,
+    live_window_blocks=2048,
+    reserved_blocks=8192,
 )
+POLICY = grants_pb2.CreditPolicy(
+    kind=grants_pb2.CREDIT_POLICY_KIND_FAIR_SHARE, floor_blocks=64, ceiling_blocks=4096
+)
+FAIR_SHARE = "fair share: windows from 64 (4 KiB) blocks to 4,096 (256 KiB) blocks"
 SESSION = sessions_pb2.Session(
     id=9,
     local=ALICE.id,
@@ -166,6 +172,7 @@ BOB_JSON = {
     "has_psk": True,
     "observe": False,
     "allow_bare": False,
+    "standby": "",
 }
 ALICE_JSON = {
     "id": "aa" * 16,
@@ -178,6 +185,7 @@ ALICE_JSON = {
     "has_psk": False,
     "observe": False,
     "allow_bare": False,
+    "standby": "",
 }
 VETH0_JSON = {
     "name": "veth0",
@@ -239,7 +247,11 @@ GRANT_JSON = {
     "window_blocks": 4096,
     "granted_blocks": 5000,
     "spent_blocks": 900,
+    "lamp": False,
+    "live_window_blocks": 2048,
+    "reserved_blocks": 8192,
 }
+POLICY_JSON = {"kind": "fair_share", "floor_blocks": 64, "ceiling_blocks": 4096}
 SESSION_JSON = {
     "id": 9,
     "local": "aa" * 16,
@@ -589,10 +601,160 @@ COMMANDS = [
         ["grants", "list"],
         "Grants.List",
         grants_pb2.ListGrantsRequest(),
-        grants_pb2.ListGrantsResponse(grants=[GRANT]),
-        ["REMOTE FLOW WINDOW GRANTED SPENT", "bob 1 4,096 5,000 900"],
-        {"grants": [GRANT_JSON]},
+        grants_pb2.ListGrantsResponse(grants=[GRANT], policy=POLICY),
+        [
+            f"policy: {FAIR_SHARE}",
+            "REMOTE FLOW WINDOW LAMP IN FORCE RESERVED GRANTED SPENT",
+            "bob 1 4,096 no 2,048 8,192 5,000 900",
+        ],
+        {"grants": [GRANT_JSON], "policy": POLICY_JSON},
         id="grants-list",
+    ),
+    pytest.param(
+        ["grants", "set", "bob", "1", "--lamp"],
+        "Grants.Set",
+        grants_pb2.SetGrantRequest(remote=BOB_REF, flow=1, window_blocks=0, lamp=True),
+        grants_pb2.Grant(remote=ID, remote_name="bob", flow=1, lamp=True),
+        ["bob, flow 1: window is 0 (0 B) blocks, open for LAMP"],
+        GRANT_JSON
+        | dict.fromkeys(
+            (
+                "window_blocks",
+                "granted_blocks",
+                "spent_blocks",
+                "live_window_blocks",
+                "reserved_blocks",
+            ),
+            0,
+        )
+        | {"lamp": True},
+        id="grants-set-lamp",
+    ),
+    pytest.param(
+        ["grants", "policy"],
+        "Grants.GetPolicy",
+        grants_pb2.GetCreditPolicyRequest(),
+        POLICY,
+        [FAIR_SHARE],
+        POLICY_JSON,
+        id="grants-policy",
+    ),
+    pytest.param(
+        ["grants", "policy", "fair-share", "--floor", "4KiB", "--ceiling", "4096"],
+        "Grants.SetPolicy",
+        grants_pb2.SetCreditPolicyRequest(
+            kind=grants_pb2.CREDIT_POLICY_KIND_FAIR_SHARE, floor_blocks=64, ceiling_blocks=4096
+        ),
+        POLICY,
+        [FAIR_SHARE],
+        POLICY_JSON,
+        id="grants-policy-fair",
+    ),
+    pytest.param(
+        ["grants", "policy", "fixed"],
+        "Grants.SetPolicy",
+        grants_pb2.SetCreditPolicyRequest(kind=grants_pb2.CREDIT_POLICY_KIND_FIXED),
+        grants_pb2.CreditPolicy(kind=grants_pb2.CREDIT_POLICY_KIND_FIXED, floor_blocks=64),
+        ["fixed: each window is what it was set to"],
+        {"kind": "fixed", "floor_blocks": 64, "ceiling_blocks": 0},
+        id="grants-policy-fixed",
+    ),
+    pytest.param(
+        ["grants", "shift", "bob", "4"],
+        "Grants.SetShift",
+        grants_pb2.SetGrantShiftRequest(remote=BOB_REF, shift=4),
+        grants_pb2.SetGrantShiftResponse(),
+        ["bob: grant shift is 4, from the next session on"],
+        {},
+        id="grants-shift",
+    ),
+    pytest.param(
+        ["grants", "shift", "bob", "auto"],
+        "Grants.SetShift",
+        grants_pb2.SetGrantShiftRequest(remote=BOB_REF),
+        grants_pb2.SetGrantShiftResponse(),
+        ["bob: grant shift is auto, from the next session on"],
+        {},
+        id="grants-shift-auto",
+    ),
+    pytest.param(
+        ["cells", "move", "alice", "--interface", "veth1", "--standby", "none"],
+        "Cells.Move",
+        cells_pb2.MoveCellRequest(
+            cell=cells_pb2.CellRef(name="alice"), interface="veth1", standby=""
+        ),
+        cells_pb2.Cell(name="alice", local=True, interface="veth1"),
+        ["alice lives on veth1"],
+        dict.fromkeys(ALICE_JSON, "")
+        | {"name": "alice", "local": True, "interface": "veth1", "consent": None, "id": None}
+        | dict.fromkeys(("has_psk", "observe", "allow_bare"), False),
+        id="cells-move",
+    ),
+    pytest.param(
+        ["cells", "table"],
+        "Cells.ListTable",
+        cells_pb2.ListCellTableRequest(),
+        cells_pb2.ListCellTableResponse(
+            rows=[
+                cells_pb2.CellTableRow(
+                    cell=ID, name="bob", mac=MAC, lwf_hint=b"\xab\xcd", stale=True, relay=True
+                )
+            ]
+        ),
+        ["CELL NAME MAC LWF HINT FLAGS", f"{ID_HEX} bob {MAC} abcd stale+relay"],
+        {
+            "rows": [
+                {
+                    "cell": ID_HEX,
+                    "name": "bob",
+                    "mac": MAC,
+                    "lwf_hint": "abcd",
+                    "valid": False,
+                    "stale": True,
+                    "relay": True,
+                }
+            ]
+        },
+        id="cells-table",
+    ),
+    pytest.param(
+        ["sessions", "list", "--pcb"],
+        "Sessions.ListControlBlocks",
+        sessions_pb2.ListControlBlocksRequest(),
+        sessions_pb2.ListControlBlocksResponse(
+            capacity=16,
+            blocks=[
+                sessions_pb2.ControlBlock(
+                    state=sessions_pb2.SESSION_STATE_SYN_SENT,
+                    remote=ID,
+                    remote_name="bob",
+                    local=ALICE.id,
+                    local_seq=2,
+                    remote_seq=1,
+                    last_active_unix_ns=1_700_000_000 * 10**9,
+                )
+            ],
+        ),
+        [
+            "REMOTE CELL STATE LOCAL SEQ REMOTE SEQ LAST ACTIVE DKH TRUST",
+            f"bob {ID_HEX} syn_sent 2 1 2023-11-14 22:13:20Z 0",
+        ],
+        {
+            "capacity": 16,
+            "blocks": [
+                {
+                    "state": "syn_sent",
+                    "remote": ID_HEX,
+                    "remote_name": "bob",
+                    "local": "aa" * 16,
+                    "local_seq": 2,
+                    "remote_seq": 1,
+                    "last_active_unix_ns": 1_700_000_000 * 10**9,
+                    "dkh_trust": 0,
+                }
+            ],
+        },
+        id="sessions-list-pcb",
     ),
     pytest.param(
         ["grants", "show", "bob", "1"],
@@ -762,7 +924,15 @@ class TestCommands:
             for name, (messages, _) in SERVICES.items()
             for method in messages.DESCRIPTOR.services_by_name[name].methods_by_name
         }
-        applications = {"Sessions.OpenFlow", "Sessions.Announce", "Sessions.WatchManifests"}
+        applications = {
+            "Sessions.OpenFlow",
+            "Sessions.DefineFlow",
+            "Sessions.AcceptFlows",
+            "Sessions.ReleaseFlow",
+            "Sessions.WatchSession",
+            "Sessions.Announce",
+            "Sessions.WatchManifests",
+        }
         # Keys.SetPsk below, the others in test_cli_watch.py.
         elsewhere = {"Keys.SetPsk", "Fabric.WatchEvents", "Fabric.Explain"}
         assert {param.values[1] for param in COMMANDS} == methods - applications - elsewhere

@@ -89,6 +89,25 @@ def test_a_clone_stands_at_the_same_point_and_is_independent():
     assert twin.split() == initiator.split() == initiator.clone().split()
 
 
+def test_a_forged_message_costs_a_clone_and_the_original_goes_on():
+    initiator, responder = initiate(), respond()
+    responder.read_message(initiator.write_message(MESSAGES[0][0]))
+    sealed = responder.write_message(MESSAGES[1][0])
+    forged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    for _ in range(2):
+        with pytest.raises(HandshakeError, match="does not verify"):
+            initiator.clone().read_message(forged)
+    twin = initiator.clone()
+    assert twin.read_message(sealed) == MESSAGES[1][0]
+    with pytest.raises(HandshakeError):
+        initiator.read_message(forged)
+    with pytest.raises(FailedPrecondition):
+        initiator.read_message(sealed)
+    # What a failure has spoiled is not handed on.
+    assert initiator.clone().read_message(sealed) == MESSAGES[1][0]
+    assert twin.split() == responder.split()
+
+
 def test_the_responder_learns_who_it_talks_to():
     initiator, responder = initiate(), respond()
     with pytest.raises(FailedPrecondition, match="before message 1"):

@@ -1295,3 +1295,30 @@ def test_a_handshake_gets_through_losses(losses, begin):
         network.step("wait", 500)
     assert network.states() == (State.ESTABLISHED, State.ESTABLISHED)
     assert_equal_keys(network.world.low.established(), network.world.high.established())
+
+
+def test_both_sides_measure_the_round_trip():
+    world = World()
+    world.low.connect()
+    syn = world.low.frame()
+    world.now += 3_000
+    world.high.receive(syn)
+    syn_ack = world.high.frame()
+    world.now += 4_000
+    world.low.receive(syn_ack)
+    ack = world.low.frame()
+    world.now += 5_000
+    world.high.receive(ack)
+    assert world.low.established().rtt == 7_000
+    assert world.high.established().rtt == 9_000
+
+
+def test_a_round_trip_with_a_loss_is_too_long_rather_than_too_short():
+    world = World()
+    world.low.connect()
+    world.low.frame()
+    began, world.now = world.now, world.low.connection.next_deadline()
+    world.low.tick()
+    world.pump()
+    assert world.low.established().rtt == world.now - began > 0
+    assert world.high.established().rtt == 0

@@ -15,11 +15,13 @@ from assent.wire.fabric import (
     FrameError,
     Header,
     block_cost,
+    header_tag,
     padded_len,
     serial_before,
     signed_bytes,
     with_tag,
 )
+from assent.wire.siphash import siphash24
 
 SRC = CellID(bytes(range(0x10, 0x20)))
 DST = CellID(bytes(range(0x20, 0x30)))
@@ -124,6 +126,23 @@ def test_with_tag_replaces_the_tag_alone(header, tag):
     assert with_tag(header.encode(), tag) == expected.encode()
     assert with_tag(signed_bytes(header), tag) == expected.encode()
     assert signed_bytes(expected) == signed_bytes(header) == header.encode()[:56]
+
+
+@given(st.binary(min_size=16, max_size=16), headers)
+def test_the_tag_is_siphash_over_what_is_signed(key, header):
+    assert header_tag(key, header) == siphash24(key, signed_bytes(header))
+    assert header_tag(key, dataclasses.replace(header, tag=0)) == header_tag(key, header)
+
+
+@pytest.mark.parametrize("length", [0, 15, 17, 32])
+def test_a_tag_needs_a_key_of_16_bytes(length):
+    with pytest.raises(InvalidArgument, match="needs 16 bytes"):
+        header_tag(bytes(length), HEADER)
+
+
+def test_a_tag_needs_a_header_that_fits():
+    with pytest.raises(InvalidArgument, match="grant"):
+        header_tag(bytes(16), dataclasses.replace(HEADER, grant=1 << 16))
 
 
 @pytest.mark.parametrize("length", [0, 55, 57, 63, 65])

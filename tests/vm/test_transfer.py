@@ -12,7 +12,6 @@ of them were the first of their number, and how many came again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from rich.console import Console
 
 from assent.demo.lab import HOST_INTERFACE
@@ -150,7 +150,7 @@ def transfer(nodes: Nodes, file: Path, backend: str, link: str = "") -> dict[str
             for name in PORTS:
                 assert qdisc_drops(nodes, name) > 0
             clear(nodes)
-        assert sent["sha256"] == digest(file) == digest(Path(received["file"]))
+        assert sent["blake3"] == digest(file) == digest(Path(received["file"]))
         offered = {name: Counter[bytes]() for name in PORTS}
         # Control frames go on, so the two sides are read until they speak of the same moment.
         for _ in range(20):
@@ -198,7 +198,7 @@ def random_file(nodes: Nodes, name: str, size: int) -> Path:
 
 
 def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return blake3(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("backend", ["af_xdp", "af_packet"])
