@@ -112,7 +112,8 @@ def test_batches_arrive_whole_and_share_frames(flows):
     assert got["digest"] == sent["digest"]
     assert got["count"] == sent["count"] == 21_000
     assert got["calls"] < got["count"] / 10
-    assert sent["frames"] < 20_000 * 66 / 1300 + 3 * 500
+    # Twenty fit a frame. Where credit comes in drops, what is open leaves before it is full.
+    assert sent["frames"] < 20_000 / 4 + 3 * 500
 
 
 def test_what_is_cancelled_loses_nothing_and_breaks_no_message(flows):

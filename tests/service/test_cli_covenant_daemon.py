@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from rich.console import Console
 
 from assent.demo.lab import HOST_INTERFACE
@@ -23,6 +23,12 @@ TERMS = """
 [[permissions]]
 id = "send"
 party = "initiator"
+action = "send"
+flows = [1]
+
+[[permissions]]
+id = "answer"
+party = "responder"
 action = "send"
 flows = [1]
 
@@ -73,7 +79,7 @@ def until(nodes: Nodes, host: str, state: str) -> None:
 
 
 def test_a_file_arrives_under_a_covenant_and_everything_is_shown(pair: Nodes, tmp_path: Path):
-    """The responder may not send; its receipts pass all the same."""
+    """The responder may send too: it says what of the file it has already."""
     terms, file, inbox = tmp_path / "terms.toml", tmp_path / "file", tmp_path / "inbox"
     terms.write_text(TERMS)
     file.write_bytes(os.urandom(4 << 20))
@@ -94,8 +100,8 @@ def test_a_file_arrives_under_a_covenant_and_everything_is_shown(pair: Nodes, tm
         assert time.monotonic() < deadline
     receiver = pair.background("right", "recv", "--from", "left", "--dir", str(inbox), "--json")
     sender = pair.background("left", "send", str(file), "--to", "right", "--json")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert sender.result(60)["sha256"] == receiver.result(60)["sha256"] == digest
+    digest = blake3(file.read_bytes()).hexdigest()
+    assert sender.result(60)["blake3"] == receiver.result(60)["blake3"] == digest
 
     exported = tmp_path / "covenant"
     pair.cli("left", "covenant", "export", "1", "--output", str(exported))

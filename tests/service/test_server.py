@@ -155,7 +155,7 @@ async def test_over_tcp_there_would_be_no_keys(api: Api, place: Place):
     from assent.service.servicers.sessions import SessionsServicer
     from assent.v1 import sessions_pb2
 
-    servicer = SessionsServicer(Mock(), Mock(), place.pins)
+    servicer = SessionsServicer(Mock(), Mock(), Mock(), place.pins)
     context = Mock(spec=grpc.aio.ServicerContext)
     context.peer.return_value = "ipv4:127.0.0.1:1"
     with pytest.raises(FailedPrecondition, match="unix socket only"):

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from assent.cli.context import JsonFlag, wants_json
 from assent.errors import InvalidArgument
@@ -27,6 +25,9 @@ def register(root: typer.Typer) -> None:
 
 def list_() -> None:
     """Tell the scenarios, and what is sent in each."""
+    from rich.console import Console
+    from rich.table import Table
+
     from assent.sim.report import describe, duration
     from assent.sim.scenarios import SCENARIOS
 
@@ -56,6 +57,8 @@ def run(
     json: JsonFlag = False,
 ) -> None:
     """Run scenarios with Assent and with a model of TCP, beside what is possible at best."""
+    from rich.console import Console
+
     from assent.sim import plots, report
 
     chosen = _chosen(names or [], seed)

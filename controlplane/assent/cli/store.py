@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import sys
@@ -189,6 +188,8 @@ def serve(
                     on_open=lambda: tell(f"{store} is open to peers"),
                 )
 
+    import asyncio
+
     asyncio.run(run())
 
 
@@ -231,6 +232,8 @@ def sync(
                     share=not pull_only,
                     thorough=thorough,
                 )
+
+    import asyncio
 
     asyncio.run(run())
     if wants_json(ctx, json):

@@ -118,7 +118,10 @@ uint64_t an_grant_at(const struct an_flow *flow, uint64_t now);
 /* It has spent all that it was granted: nobody hears it till something is read here. */
 static inline int an_peer_is_mute(const struct an_flow *flow)
 {
-	return an_load(&flow->line->rx_spent) >= an_load(&flow->line->rx_granted) &&
+	uint32_t quarter = flow->line->rx_window / 4;
+	uint32_t reserve = (uint32_t)an_least(quarter, an_most(flow->unit, AN_CREDIT_RESERVE));
+
+	return an_load(&flow->line->rx_spent) + reserve / 4 >= an_load(&flow->line->rx_granted) &&
 	       flow->line->rx_window;
 }
 

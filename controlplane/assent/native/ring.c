@@ -908,7 +908,7 @@ int64_t an_ring_write_many(an_ring *ring, an_flow *flow, const uint8_t *base, ui
 {
 	struct ring_flow *f = (struct ring_flow *)flow;
 	uint64_t now = monotonic();
-	uint64_t written = 0;
+	uint64_t written = 0, breathed = 0;
 	uint32_t taken = 0;
 	int64_t n = 0;
 
@@ -929,7 +929,14 @@ int64_t an_ring_write_many(an_ring *ring, an_flow *flow, const uint8_t *base, ui
 		taken += (uint32_t)n;
 		written += bytes;
 		after_write(ring, f, (int64_t)bytes, flags, now);
-	} while (taken < count && breathe(ring, f, written, &now));
+		now = monotonic();
+		/* Not after a few messages: what is open would leave half empty. */
+		if (written - breathed < COALESCE_BYTES)
+			continue;
+		breathed = written;
+		if (!breathe(ring, f, written, &now))
+			break;
+	} while (taken < count);
 	if (n < 0)
 		settle(ring, f, now);
 	leave(ring, now);
