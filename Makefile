@@ -71,9 +71,9 @@ demo: as-root build ## a real file crosses the fabric, under attack (FILE=/path 
 	$(say) "Demo"
 	@$(BIN)/assent demo $(if $(FILE),--file '$(FILE)') --output build/demo.json
 
-test: as-root build/.debian-test build/.bench build ## all tests; needs root for those that use the kernel
+test: as-root build/.debian-test build/.bench build/.sim build ## all tests; needs root for those that use the kernel
 	$(say) "Tests"
-	@$(BIN)/pytest -n $(PYTEST_WORKERS) tests
+	@$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal tests
 
 # -- other kernels --------------------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ SIM_EXAMPLES ?= 5000
 
 soak: as-root build ## races, swaps, kills and ten minutes at full rate; SEED=number repeats a run
 	$(say) "Soak: 10,000,000 frames a CPU, 1,000 swaps, 1,000 kills, ten minutes at full rate"
-	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races tests/netns/test_soak.py
+	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races tests/netns/test_soak.py tests/packet/test_migration.py
 	$(say) "The engine against $(SIM_EXAMPLES) plans of each kind"
 	@SIM_EXAMPLES=$(SIM_EXAMPLES) $(BIN)/pytest --timeout=0 tests/unit/test_sim_faults.py
 

@@ -98,6 +98,7 @@ const enum assent_reason *assent_btf_reason __attribute__((unused));
 const struct assent_event *assent_btf_event __attribute__((unused));
 const enum assent_flag *assent_btf_flag __attribute__((unused));
 const enum assent_session_flag *assent_btf_session_flag __attribute__((unused));
+const enum assent_open *assent_btf_open __attribute__((unused));
 const enum assent_direction *assent_btf_direction __attribute__((unused));
 const struct assent_header *assent_btf_header __attribute__((unused));
 

@@ -7,7 +7,8 @@ date. Everything lands inside the package, where neither git nor a reader of the
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "controlplane" / "assent"
 STUBS = PACKAGE / "v1"
+# Of a module that cffi builds, into the working directory.
+_COMPILE = "import runpy, sys; runpy.run_path(sys.argv[1])['ffibuilder'].compile()"
 
 
 class BuildError(Exception):
@@ -48,7 +51,8 @@ def build_bpf() -> None:
     for tool, package in (("clang", "clang"), ("llvm-strip", "llvm"), ("make", "make")):
         if shutil.which(tool) is None:
             raise BuildError(f"{tool} is missing: install Debian's package {package}")
-    _run(["make", "-s", "-C", str(ROOT / "bpf"), f"OUT={PACKAGE / 'objects'}"])
+    jobs = f"-j{os.cpu_count() or 1}"
+    _run(["make", "-s", jobs, "-C", str(ROOT / "bpf"), f"OUT={PACKAGE / 'objects'}"])
 
 
 def build_stubs() -> None:
@@ -80,15 +84,6 @@ def build_stubs() -> None:
     (STUBS / "__init__.py").write_text('"""gRPC messages and stubs, generated from proto/."""\n')
 
 
-def _load_builder(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise BuildError(f"cannot read {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ffibuilder
-
-
 def build_native() -> None:
     """Compiles the binding of libbpf, the endpoint's per-packet loops, and the simulator."""
     engine = [
@@ -100,21 +95,32 @@ def build_native() -> None:
         "_native": (PACKAGE / "native" / "ffi_build.py", engine),
         "_sim": (PACKAGE / "sim" / "ffi_build.py", [*(PACKAGE / "sim").glob("*.[ch]"), *engine]),
     }
-    for name, (builder, sources) in modules.items():
-        built = list(PACKAGE.glob(f"{name}.*.so"))
-        if _is_fresh(built, [builder, *sources]):
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                made = _load_builder(builder).compile(tmpdir=scratch)
-            except Exception as error:
+    with contextlib.ExitStack() as stack:
+        compiling = {}
+        for name, (builder, sources) in modules.items():
+            if _is_fresh(list(PACKAGE.glob(f"{name}.*.so")), [builder, *sources]):
+                continue
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            # All at once, each in a process of its own: cffi compiles in the working directory.
+            process = subprocess.Popen(
+                [sys.executable, "-c", _COMPILE, str(builder)],
+                cwd=scratch,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            compiling[name] = (stack.enter_context(process), scratch)
+        for name, (process, scratch) in compiling.items():
+            said, _ = process.communicate()
+            if process.returncode:
                 raise BuildError(
-                    f"compiling {name} failed ({error}): it needs gcc and Debian's packages "
-                    "libbpf-dev, libxdp-dev, libssl-dev and python3-dev"
-                ) from error
-            for old in built:
+                    f"compiling {name} failed: it needs gcc and Debian's packages "
+                    f"libbpf-dev, libxdp-dev, libssl-dev and python3-dev\n{said}"
+                )
+            (made,) = scratch.rglob(f"{name}.*.so")
+            for old in PACKAGE.glob(f"{name}.*.so"):
                 old.unlink()
-            shutil.copy2(made, PACKAGE / Path(made).name)
+            shutil.copy2(made, PACKAGE / made.name)
 
 
 def build() -> None:

@@ -15,12 +15,12 @@ import re
 import socket as sockets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import grpc
 
+from assent.closing import Closing
 from assent.errors import AssentError, InvalidArgument
 from assent.v1.cells_pb2_grpc import CellsStub
 from assent.v1.covenants_pb2_grpc import CovenantsStub
@@ -100,7 +100,7 @@ def resolve_socket(socket: Path | None = None) -> Path:
     return Path("/run/assent") / instance / "api.sock"
 
 
-class Client:
+class Client(Closing):
     """A connection to one daemon; connects at its first call.
 
     Args:
@@ -137,17 +137,6 @@ class Client:
     def close(self) -> None:
         """Ends the connection and every call on it."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _CallDetails(NamedTuple):

@@ -13,12 +13,12 @@ or build much: both are bounded for every single one.
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from pathlib import Path
 from time import process_time
 
 import atheris
+from atheris_target import main
 
 with atheris.instrument_imports(include=["assent"]):
     from assent.wire.control import (
@@ -181,14 +181,5 @@ def write_seeds(folder: Path) -> None:
     (folder / "offer").write_bytes(bytes([OFFER]) + encode_body(offer.to_body()))
 
 
-def main() -> None:
-    """Fuzzes, or writes seeds."""
-    if sys.argv[1:2] == ["--seeds"]:
-        write_seeds(Path(sys.argv[2]))
-        return
-    atheris.Setup(sys.argv, read)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    main(read, write_seeds)

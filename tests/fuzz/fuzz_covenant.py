@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import atheris
+from atheris_target import main
 
 with atheris.instrument_imports(include=["assent"]):
     from assent.covenant import document, payloads, render
@@ -90,14 +91,5 @@ def write_seeds(folder: Path) -> None:
     (folder / "export").write_bytes(bytes([EXPORT]) + exported)
 
 
-def main() -> None:
-    """Fuzzes, or writes seeds."""
-    if sys.argv[1:2] == ["--seeds"]:
-        write_seeds(Path(sys.argv[2]))
-        return
-    atheris.Setup(sys.argv, read)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    main(read, write_seeds)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Coverage-guided fuzzing (libFuzzer) of each C parser, built for the host with ASan and UBSan.
 
-A run in the test suite is short and starts from the seeds below. `make fuzz` sets FUZZ_RUNS, keeps
-the corpus that it finds in build/fuzz/<target>, and goes on from there the next time. What breaks a
-claim is left in build/fuzz as crash-<target>-*; give it to build/host/fuzz_<target> to see it again
-(those of gate and egress need ASSENT_TABLES=build/fuzz/gate.tables).
+A run in the test suite is short and starts from the seeds below; `make fuzz` goes on for longer.
+What breaks a claim is left in build/fuzz as crash-<target>-*; give it to build/host/fuzz_<target>
+to see it again (those of gate and egress need ASSENT_TABLES=build/fuzz/gate.tables).
 
 | target | of | what is fed |
 |---|---|---|
@@ -17,9 +16,7 @@ claim is left in build/fuzz as crash-<target>-*; give it to build/host/fuzz_<tar
 
 from __future__ import annotations
 
-import os
 import struct
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,13 +37,11 @@ from assent.wire.lwf import Header as LwfHeader
 
 from ..packet import twin
 from ..packet.conftest import Rig, tagged
+from . import libfuzzer
 
 HERE = Path(__file__).resolve().parent
 NATIVE = twin.ROOT / "controlplane" / "assent" / "native"
-KEPT = twin.ROOT / "build" / "fuzz"
 FUZZER = ["-fsanitize=fuzzer", "-Wno-unused-const-variable", "-Wno-unused-function"]
-RUNS = os.environ.get("FUZZ_RUNS")
-SHORT_SECONDS = 4
 # Small, for it is set back before each input; the rig sets up three sessions, and one once more.
 TINY = Profile(
     "tiny",
@@ -122,8 +117,8 @@ def lwf_frames() -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """The tables that inputs of gate and egress start with; and frames that are at home there."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    path = KEPT / "gate.tables"
+    libfuzzer.KEPT.mkdir(parents=True, exist_ok=True)
+    path = libfuzzer.KEPT / "gate.tables"
     with Gate.private(TINY) as gate:
         rig = Rig(gate)
         sessions = rig.tables.sessions
@@ -276,40 +271,13 @@ def flow_seeds() -> dict[str, bytes]:
     }
 
 
-def fuzz(name: str, seeds: dict[str, bytes], scratch: Path, tables: Path | None) -> str:
-    KEPT.mkdir(parents=True, exist_ok=True)
+def run(name: str, seeds: dict[str, bytes], scratch: Path, tables: Path | None = None) -> None:
     given = scratch / "seeds"
     given.mkdir()
     for seed, data in seeds.items():
         (given / seed).write_bytes(data)
-    corpus = KEPT / name if RUNS else scratch / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    effort = [f"-runs={RUNS}"] if RUNS else [f"-max_total_time={SHORT_SECONDS}"]
-    done = subprocess.run(
-        [
-            *(str(build(name)), *effort, "-seed=1", "-max_len=8192", "-len_control=20"),
-            *("-print_final_stats=1", f"-artifact_prefix={KEPT}/crash-{name}-"),
-            *(str(corpus), str(given)),
-        ],
-        env={**os.environ, "ASSENT_TABLES": str(tables or "")},
-        capture_output=True,
-        text=True,
-        check=False,
-        errors="replace",
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return done.stderr
-
-
-def executed(log: str) -> int:
-    (line,) = (line for line in log.splitlines() if "number_of_executed_units" in line)
-    return int(line.split()[-1])
-
-
-def run(name: str, seeds: dict[str, bytes], scratch: Path, tables: Path | None = None) -> None:
-    log = fuzz(name, seeds, scratch, tables)
-    print(log[-1500:])
-    assert executed(log) >= int(RUNS or 1000)
+    environment = {"ASSENT_TABLES": str(tables or "")}
+    libfuzzer.run(name, [str(build(name)), "-len_control=20"], given, scratch, environment)
 
 
 Tables = tuple[Path, dict[str, bytes]]

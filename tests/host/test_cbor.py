@@ -13,8 +13,8 @@ SOURCE = cases.HERE / "test_cbor.c"
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cases.build(SOURCE, tmp_path_factory.mktemp("host"))
+def program() -> Path:
+    return cases.build(SOURCE)
 
 
 @pytest.mark.parametrize("case", cases.names(SOURCE))

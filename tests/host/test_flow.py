@@ -11,33 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "controlplane" / "assent" / "native"
-ENGINE = [*sorted(NATIVE.glob("flow*.c")), *(NATIVE / f"{name}.c" for name in
-          ("aead", "gaps", "pool", "records"))]  # fmt: skip
+from . import cases
+
 ORDERED, UNORDERED, BEST_EFFORT = range(3)
 LONGEST = 1390
 """Bytes of a message that fills a frame."""
 FRAME_BLOCKS = 23
 
 
-def build(directory: Path, source: str, *flags: str) -> Path:
-    binary = directory / source.removesuffix(".c")
-    subprocess.run(
-        [
-            "gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror",
-            "-Wno-unused-parameter", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-            f"-I{ROOT / 'bpf' / 'include'}", f"-I{NATIVE}", *flags,
-            str(Path(__file__).parent / source), *map(str, ENGINE), "-lcrypto", "-o", str(binary),
-        ],
-        check=True,
-    )  # fmt: skip
-    return binary
+def build(source: str) -> Path:
+    return cases.build(cases.HERE / source, [*cases.ENGINE_FLAGS, "-lcrypto"], [cases.engine()])
 
 
 @pytest.fixture(scope="module")
-def flow_sim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("flow"), "flow_sim.c")
+def flow_sim() -> Path:
+    return build("flow_sim.c")
 
 
 def simulate(binary: Path, **scenario: int) -> dict[str, int]:
@@ -336,7 +324,7 @@ def test_who_spends_only_what_it_was_granted_is_never_over_the_rate(flow_sim, **
     simulate(flow_sim, size=1000, **scenario)
 
 
-def test_records_gaps_and_pool(tmp_path):
-    binary = build(tmp_path, "test_flow_parts.c")
+def test_records_gaps_and_pool():
+    binary = build("test_flow_parts.c")
     done = subprocess.run([str(binary)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

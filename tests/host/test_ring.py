@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,21 +10,11 @@ import pytest
 from . import cases
 
 SOURCE = cases.HERE / "test_ring.c"
-NATIVE = cases.HERE.parents[1] / "controlplane" / "assent" / "native"
-ENGINE = ("flow", "aead", "pool", "gaps", "records")
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("ring") / "test_ring"
-    sources = sorted(path for name in ENGINE for path in NATIVE.glob(f"{name}*.c"))
-    command = [
-        "gcc", *cases.FLAGS, "-D_GNU_SOURCE", f"-I{cases.INCLUDE}", f"-I{NATIVE}",
-        str(SOURCE), *map(str, sources), "-lcrypto", "-o", str(made),
-    ]  # fmt: skip
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    return made
+def program() -> Path:
+    return cases.build(SOURCE, [*cases.ENGINE_FLAGS, "-lcrypto"], [cases.engine()])
 
 
 @pytest.mark.parametrize("case", cases.names(SOURCE))

@@ -190,7 +190,7 @@ def _(args: Any) -> Any:
                 number += 1
             except WouldBlockError:
                 refused += 1
-        blocks = flow.stats.tx_frames * 17
+        blocks = (flow.stats.tx_frames - flow.stats.retransmissions) * 17
         try:
             flow.send([number.to_bytes(8), body], timeout=0.3)
             timed_out = False
@@ -209,6 +209,34 @@ def _(args: Any) -> Any:
             "left": left,
             "timed_out": timed_out,
         }
+
+
+# A peer that is done and gone before this side looks again
+
+
+@case("asleep", "right")
+def _(args: Any) -> Any:
+    with endpoint() as here, here.listen("case") as flows:
+        ready()
+        with flows.accept(timeout=30) as flow:
+            flow.send(KNOCK)
+            got = sum(len(flow.recv()) for _ in range(100))
+            ready()
+            await_word()
+            return {"got": got + sum(len(message) for message in flow)}
+
+
+@case("asleep", "left")
+def _(args: Any) -> Any:
+    with endpoint() as here, here.open_flow("right", label="case") as flow:
+        flow.recv()
+        for _ in range(100):
+            flow.send(bytes(5000))
+        flow.finish()
+        ready()
+        with contextlib.suppress(EndedError):
+            flow.recv()
+    return {"written": 500_000, "receipted": flow.stats.tx_payload}
 
 
 # Batches

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from assent.demo.nodes import Nodes
 from assent.demo.tally import Tally
 from assent.v1.fabric_pb2 import GetStatusRequest
 from assent.v1.sessions_pb2 import ListSessionsRequest
 
-from .conftest import highest_seq
+from .conftest import highest_seq, open_daemons
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
 SIZE = 384 << 20
+
+
+@pytest.fixture
+def daemons() -> Iterator[Nodes]:
+    """Of one test alone: it kills them."""
+    with open_daemons() as nodes:
+        yield nodes
 
 
 def test_the_transfer_goes_on_and_the_new_daemon_adopts_the_dataplane(pair, random_file, digest):

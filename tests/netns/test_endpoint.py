@@ -10,7 +10,7 @@ import pytest
 
 from assent.demo.nodes import DemoError
 
-from .conftest import highest_seq, python
+from .conftest import highest_seq, python, widen
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
@@ -18,9 +18,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 def test_a_taken_queue_falls_back_with_the_reason_and_a_taken_flow_is_refused(
     pair, random_file, digest
 ):
-    pair.cli("right", "grants", "set", "left", "2", "1024")
-    pair.cli("left", "grants", "set", "right", "2", "1024")
-    pair.cli("left", "sessions", "connect", "right", "--renew")
+    widen(pair, 2, window=1024)
     inbox = ("--dir", str(pair.scratch), "--json")
     first = pair.background("right", "recv", "--from", "left", *inbox)
     # One AF_XDP socket has the interface's only queue.
@@ -47,7 +45,7 @@ def test_what_a_killed_receiver_leaves_is_named_and_a_renewed_session_mends_it(
     inbox = ("--dir", str(pair.scratch), "--json")
     receiver = pair.background("right", "recv", "--from", "left", *inbox)
     sender = pair.background(
-        "left", "send", str(random_file("lost.bin", 512 << 20)), "--to", "right", "--json"
+        "left", "send", str(random_file("lost.bin", 256 << 20)), "--to", "right", "--json"
     )
     deadline = time.monotonic() + 30
     while highest_seq(pair, "right") < 1000 and time.monotonic() < deadline:
@@ -130,9 +128,7 @@ print(json.dumps({"seconds": seconds, "stats": asdict(flow.stats)}), flush=True)
 
 def test_a_peer_held_to_a_rate_sends_at_that_rate_and_is_receipted_to_the_end(pair):
     window, rate, size = 2048, 20_000, 2 << 20
-    for here, there in (("left", "right"), ("right", "left")):
-        pair.cli(here, "grants", "set", there, "2", str(window))
-    pair.cli("left", "sessions", "connect", "right", "--renew")
+    widen(pair, 2, window=window)
     with python(pair, "right", PACED_RECEIVER, str(size), str(rate)) as receiver:
         assert receiver.stdout is not None
         assert receiver.stdout.readline() == "open\n"

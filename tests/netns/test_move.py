@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,20 @@ from assent.demo.lab import BRIDGE, HOST_INTERFACE, Lab, links_of
 from assent.demo.nodes import Nodes
 from assent.v1.sessions_pb2 import ListSessionsRequest
 
-from .conftest import highest_seq
+from .conftest import highest_seq, open_daemons
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
 SPARE = "fab1"
 MARK = 4000
 """Frames that are through when the receiver moves: a small part of the file."""
+
+
+@pytest.fixture
+def daemons() -> Iterator[Nodes]:
+    """Of one test alone: it changes their links."""
+    with open_daemons() as nodes:
+        yield nodes
 
 
 def add_link(lab: Lab, host: str) -> None:
@@ -75,4 +84,6 @@ def test_a_transfer_goes_on_when_a_host_moves_to_another_link(
     assert moved["stats"]["moves"] >= 1, "the other side followed"
     if mover == "right":
         assert mac_of_right(pair) != before
-    assert HOST_INTERFACE not in pair.cli(mover, "cells", "list", "--json")
+    cells = json.loads(pair.cli(mover, "cells", "list", "--json"))["cells"]
+    assert SPARE in {cell["interface"] for cell in cells}
+    assert HOST_INTERFACE not in {cell["interface"] for cell in cells}

@@ -11,6 +11,8 @@ import pytest
 from assent.demo.nodes import DemoError, Nodes
 from assent.storage.blocks import BlockStore
 
+from .conftest import widen
+
 pytestmark = pytest.mark.netns
 
 MIB = 1 << 20
@@ -44,12 +46,7 @@ class Stores:
 
 @pytest.fixture
 def stores(pair) -> Stores:
-    for here, there in (("left", "right"), ("right", "left")):
-        for flow in "23":
-            pair.cli(here, "grants", "set", there, flow, "8192")
-    # Flows belong to a session from its beginning.
-    pair.cli("left", "sessions", "close", "right")
-    pair.cli("left", "sessions", "connect", "right")
+    widen(pair, 2, 3, window=8192)
     return Stores(pair)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from assent.demo.nodes import Nodes
 
-from .conftest import python
+from .conftest import python, widen
 
 pytestmark = pytest.mark.netns
 
@@ -110,12 +110,7 @@ def running(nodes: Nodes, name: str, code: str, *arguments: str) -> Iterator[sub
 
 @pytest.fixture
 def talk(pair):
-    for here, there in (("left", "right"), ("right", "left")):
-        for flow in "12":
-            pair.cli(here, "grants", "set", there, flow, "16384")
-    # Flows belong to a session from its beginning.
-    pair.cli("left", "sessions", "close", "right")
-    pair.cli("left", "sessions", "connect", "right")
+    widen(pair, 1, 2, window=16384)
 
     def both(how: str):
         with running(pair, "right", RECEIVER) as receiver:

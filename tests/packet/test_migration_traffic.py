@@ -34,7 +34,7 @@ from assent.wire.ethernet import ETHERNET_HEADER_LEN
 from assent.wire.fabric import ETHERTYPE, HEADER_LEN, Flags, Header
 
 from . import sender
-from .builds import ALL_OTHER, OTHER_SESSIONS, variant
+from .builds import ALL_OTHER, ONE_MORE_INSTRUCTION, OTHER_SESSIONS, variant
 from .conftest import Rig
 from .sender import packed
 from .twin import IN_VM
@@ -102,13 +102,12 @@ def cable() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    again = '\tasm volatile("r0 = 0" ::: "r0");\n'
+def builds() -> dict[str, Path]:
     return {
         "packaged": packaged("gate"),
-        "same": variant(tmp_path_factory.mktemp("same"), program=again),
-        "sessions": variant(tmp_path_factory.mktemp("sessions"), *OTHER_SESSIONS),
-        "all": variant(tmp_path_factory.mktemp("all"), *ALL_OTHER),
+        "same": variant(program=ONE_MORE_INSTRUCTION),
+        "sessions": variant(*OTHER_SESSIONS),
+        "all": variant(*ALL_OTHER),
     }
 
 

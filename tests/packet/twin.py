@@ -9,6 +9,8 @@ into build/host, where it stays until a source is newer.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -16,7 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from assent.dataplane.relay import RelayConfig, RelayTable
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "tests" / "host"
 BUILD = ROOT / "build" / "host"
+# The virtual machine sees the repository and cannot write to it.
+ELSEWHERE = Path(tempfile.gettempdir()) / "assent-host"
 HEADERS = [*(ROOT / "bpf").glob("*.h"), *(ROOT / "bpf" / "include" / "assent").glob("*.h")]
 INCLUDES = [f"-I{ROOT / 'bpf'}", f"-I{ROOT / 'bpf' / 'include'}", f"-I{HOST}"]
 WARNINGS = [*("-Wall", "-Wextra", "-Werror"), *("-Wno-unused-parameter", "-Wno-unused-variable")]
@@ -70,26 +74,61 @@ def compiled(
 
     `headers`: those that it includes besides the gate's and those of tests/host.
     """
-    inputs = [*sources, *headers, *HEADERS, *HOST.glob("*.h"), Path(__file__)]
+    command = [
+        *(compiler, "-std=gnu11", "-O2", "-g", *WARNINGS, *SANITIZERS, *INCLUDES),
+        *(*map(str, sources), "-rdynamic", *flags),
+    ]
+    return kept(name, command, [*sources, *headers, *HEADERS, *HOST.glob("*.h"), Path(__file__)])
+
+
+def kept(name: str, command: list[str], inputs: Iterable[Path]) -> Path:
+    """Compiles into build/host, unless it is there and newer than its inputs.
+
+    Whoever comes second, as another process that runs tests, waits for the first.
+
+    Args:
+        name: Of what is made.
+        command: The compiler's, without where it puts it.
+        inputs: All that it is made of.
+    """
     newest = max(path.stat().st_mtime for path in inputs)
-    # The virtual machine sees the repository and cannot write to it.
-    elsewhere = Path(tempfile.gettempdir()) / "assent-host"
-    for folder in (BUILD, elsewhere):
+    for folder in (BUILD, ELSEWHERE):
         made = folder / name
         if made.exists() and made.stat().st_mtime > newest:
             return made
-    folder = BUILD if os.access(ROOT, os.W_OK) else elsewhere
-    made = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = made.with_suffix(f".{os.getpid()}")
-    command = [
-        *(compiler, "-std=gnu11", "-O2", "-g", *WARNINGS, *SANITIZERS, *INCLUDES),
-        *(*map(str, sources), "-rdynamic", *flags, "-o", str(fresh)),
-    ]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    fresh.rename(made)
+    with _alone(name) as folder:
+        made = folder / name
+        if made.exists() and made.stat().st_mtime > newest:
+            return made
+        fresh = folder / f"{name}.{os.getpid()}"
+        command = [*command, "-o", str(fresh)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert built.returncode == 0, built.stderr
+        fresh.rename(made)
     return made
+
+
+def kept_in(name: str, make: Callable[[Path], None]) -> Path:
+    """Has a folder in build/host filled, unless it is there; its name says all of its inputs."""
+    for folder in (BUILD, ELSEWHERE):
+        if (folder / name).exists():
+            return folder / name
+    with _alone(name) as folder:
+        if not (folder / name).exists():
+            fresh = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder))
+            make(fresh)
+            fresh.rename(folder / name)
+        return folder / name
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[Path]:
+    """The folder to build in, while no other process makes the same."""
+    folder = BUILD if os.access(ROOT, os.W_OK) else ELSEWHERE
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
 
 
 def build() -> Path:

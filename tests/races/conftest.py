@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from assent.dataplane import bpffs
 from assent.dataplane.gate import PIN_ROOT, Gate
+
+from ..packet.builds import ONE_MORE_INSTRUCTION, variant
 
 HERE = Path(__file__).resolve().parent
 BPF = HERE.parents[1] / "bpf"
@@ -51,17 +52,6 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def other_gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_gate() -> Path:
     """The gate from the same sources, with one more instruction: another program to the kernel."""
-    copy = tmp_path_factory.mktemp("other") / "bpf"
-    shutil.copytree(BPF, copy)
-    source = copy / "gate.bpf.c"
-    text = source.read_text()
-    changed = text.replace(
-        "\treturn gate_run(ctx);", '\tasm volatile("r0 = 0" ::: "r0");\n\treturn gate_run(ctx);'
-    )
-    assert changed != text
-    source.write_text(changed)
-    made = copy / "objects" / "gate.bpf.o"
-    subprocess.run(["make", "-s", "-C", copy, f"OUT={made.parent}", made], check=True)
-    return made
+    return variant(program=ONE_MORE_INSTRUCTION)

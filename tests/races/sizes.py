@@ -8,8 +8,8 @@ import random
 
 SOAK = os.environ.get("SOAK", "0") not in {"", "0"}
 
-RACE_FRAMES = 10_000_000 if SOAK else 300_032
-SWAPS = 1_000 if SOAK else 50
+RACE_FRAMES = 10_000_000 if SOAK else 100_032
+SWAPS = 1_000 if SOAK else 30
 KILLS = 1_000
 
 

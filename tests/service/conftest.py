@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -35,6 +34,7 @@ from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Map
 from assent.dataplane.objects import packaged
+from assent.service import main
 from assent.service.config import Config
 from assent.service.daemon import Daemon
 from assent.v1 import cells_pb2, common_pb2, fabric_pb2, grants_pb2, keys_pb2, sessions_pb2
@@ -45,17 +45,12 @@ from assent.v1.keys_pb2_grpc import KeysStub
 from assent.v1.sessions_pb2_grpc import SessionsStub
 from assent.v1.tokens_pb2_grpc import TokensStub
 
+from .forked import Process
+
 PIN_ROOT = Path("/sys/fs/bpf/assent-test-service")
 INTERFACE = "fab0"
 PSK = bytes(range(1, 33))
 WAIT_SECONDS = 20.0
-_LAUNCHER = """
-import ctypes, os, sys
-if ctypes.CDLL(None, use_errno=True).setns(os.open(sys.argv[1], os.O_RDONLY), 0x40000000):
-    raise SystemExit("setns failed")
-from assent.service.main import main
-sys.exit(main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +153,23 @@ async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await call
     return failure.value.code(), failure.value.details() or ""
+
+
+async def both_established(left: Api, right: Api, epoch: int | None = None) -> tuple[int, int]:
+    """Waits until the cells `left` and `right` say so of each other; returns the session ids."""
+
+    async def there() -> tuple[int, int] | None:
+        found = (await left.session("right"), await right.session("left"))
+        if any(
+            each is None
+            or each.state != sessions_pb2.SESSION_STATE_ESTABLISHED
+            or epoch not in (None, each.epoch)
+            for each in found
+        ):
+            return None
+        return found[0].id, found[1].id
+
+    return await eventually(there, "both sides are ESTABLISHED")
 
 
 class Place:
@@ -276,7 +288,7 @@ class Host:
 
     name: str
     place: Place
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     log: Path = field(init=False)
     environment: dict[str, str] = field(default_factory=dict)
     """Beside the test's own, for the daemon."""
@@ -310,13 +322,13 @@ class Host:
             if (listener := getattr(config, f"covenant_{binding}")) is not None:
                 arguments[f"--covenant-{binding}"] = "{}:{}".format(*listener)
         flags = [str(part) for pair in arguments.items() for part in pair]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCHER, f"/run/netns/{self.namespace}", *flags],
-                stderr=log,
-                stdout=log,
-                env=os.environ | self.environment,
-            )
+        self.process = Process(
+            Path(main.__file__),
+            flags,
+            self.log,
+            self.environment,
+            Path("/run/netns", self.namespace),
+        )
 
     async def start(self) -> None:
         """Starts the daemon."""
@@ -416,5 +428,7 @@ async def cable() -> AsyncIterator[Cable]:
     with housed(hosts):
         join(*hosts)
         for host in hosts:
-            await host.start()
+            host.launch()
+        for host in hosts:
+            await host.answers()
         yield Cable(*hosts)

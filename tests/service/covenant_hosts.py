@@ -355,10 +355,9 @@ class Side:
         """As an endpoint does that takes the flow's frames."""
         entry = await self.pair(name)
         assert flow < entry.flow_count
-        layout = _GATE.map_value("flows")
         with (
             Map.open_pinned(self.place.pins / "maps" / "flows") as table,
-            contextlib.closing(FlowTable(table, layout)) as flows,
+            contextlib.closing(FlowTable(table, _GATE)) as flows,
         ):
             flows.set_open(entry.flow_base + flow, True)
 

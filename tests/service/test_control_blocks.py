@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from assent.service.handshakes import Handshakes, Terms
 from assent.service.sessions import ControlBlock
 from assent.wire.fabric import Flags, Header
 
-from .test_handshakes import ACK, SECOND, SYN, SYN_ACK, Clock, Link, Node
+from .test_handshakes import ACK, SECOND, SYN, SYN_ACK, Link, Node, two_nodes
 
 DATA, FIN = Flags.DATA, Flags.FIN
 FIN_ACK = Flags.FIN | Flags.ACK
@@ -94,13 +93,8 @@ class Stage(Link):
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    clock = Clock()
-    here = Node("here", 1, tmp_path / "here", clock)
-    there = Node("there", 2, tmp_path / "there", clock)
-    async with AsyncExitStack() as stack:
-        await here.start(stack, there)
-        await there.start(stack, here)
-        made = Stage(here, there)
+    async with two_nodes(tmp_path) as nodes:
+        made = Stage(*nodes)
         yield made
         for task in made.tasks:
             task.cancel()

@@ -57,7 +57,9 @@ async def hosts(settings: dict[str, str]) -> AsyncIterator[tuple[Host, Host]]:
         join(left, right)
         for host, address in ((left, "10.77.0.1/24"), (right, f"{RIGHT}/24")):
             ip("-n", host.namespace, "address", "add", address, "dev", INTERFACE)
-            await host.start()
+            host.launch()
+        for host in (left, right):
+            await host.answers()
         yield left, right
 
 

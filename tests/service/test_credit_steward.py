@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.packet.recycled import private_gate
 
 from assent.covenant.consent import Consent
 from assent.credit.ledger import Ledger
@@ -24,7 +25,6 @@ from assent.credit.policy import CreditPolicy, PolicyKind
 from assent.dataplane.btf import Btf
 from assent.dataplane.gate import Gate
 from assent.dataplane.objects import packaged
-from assent.dataplane.profiles import CHAPTER
 from assent.dataplane.tables import FlowSpec, SessionSpec
 from assent.errors import FailedPrecondition, ResourceExhausted
 from assent.handshake.keys import SessionKeys
@@ -211,7 +211,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def gate() -> Iterator[Gate]:
-    with Gate.private(CHAPTER) as made:
+    with private_gate() as made:
         yield made
 
 

@@ -70,7 +70,7 @@ class End:
             self.definitions,
             self.policy,
             lambda _, flow: flow in self.driven,
-            lambda _, flow, reason: self.closed.append((flow, reason)),
+            lambda _, flow, close: self.closed.append((flow, close.reason)),
             lambda _, reason: self.ended.append(reason),
         )
         return FlowDesk(self, office, now, rtt)
@@ -109,8 +109,7 @@ class End:
         elif tag.tag == Tag.CLOSE:
             close = Close.from_body(tag.body)
             assert close.flow is not None
-            last = None if close.seq is None else (close.seq, close.spent)
-            self.desk.on_close(close.flow, tag.ref, close.reason, last)
+            self.desk.on_close(close.flow, tag.ref, close)
             self.send_tag(self.take_seq(), ControlTag(Tag.GRANT, tag.ref, None))
         else:
             self.desk.on_receipt(tag.ref)
@@ -327,6 +326,22 @@ async def test_a_question_is_repeated_until_it_is_answered(rig: Rig, listener: L
     rig.pass_time(ASK_REPEAT, lose=lose)
     assert not answer.done()
     rig.pass_time(3 * ASK_REPEAT, lose=lose)
+    assert answer.result().flow == 1
+    assert len(listener.waiting) == 1
+
+
+async def test_a_question_gets_through_where_most_of_its_repeats_are_lost(
+    rig: Rig, listener: Listener
+):
+    answer = rig.left.desk.define(ANY, rig.now)
+    lost = [9]
+
+    def lose(_: ControlTag) -> bool:
+        lost[0] -= 1
+        return lost[0] >= 0
+
+    rig.pass_on(lose=lose)
+    rig.pass_time(ASK_PATIENCE, lose=lose)
     assert answer.result().flow == 1
     assert len(listener.waiting) == 1
 

@@ -34,6 +34,7 @@ from .conftest import (
     Host,
     Place,
     api_at,
+    both_established,
     by_name,
     daemon_in,
     eventually,
@@ -68,25 +69,14 @@ class Two:
         request = Define(remote=by_name("right"), **wanted)
         return await self.left.sessions.DefineFlow(request, timeout=WAIT_SECONDS)
 
-    async def settled(self) -> None:
-        async def there() -> bool:
-            found = [await self.left.session("right"), await self.right.session("left")]
-            return all(
-                each is not None and each.state == sessions_pb2.SESSION_STATE_ESTABLISHED
-                for each in found
-            )
-
-        await eventually(there, "both sides are ESTABLISHED")
-
 
 @pytest.fixture
 async def two(cable: Cable) -> AsyncIterator[Two]:
     await cable.introduce({1: 1000, 2: 1000, 3: 1000})
     async with cable.left.enter() as left, cable.right.enter() as right:
         await left.connect("right")
-        made = Two(cable, left, right)
-        await made.settled()
-        yield made
+        await both_established(left, right)
+        yield Two(cable, left, right)
 
 
 @contextlib.asynccontextmanager
@@ -137,9 +127,8 @@ class Application:
         os.close(self._fd)
 
     def _open(self, is_open: bool) -> None:
-        layout = Btf.from_object(packaged("gate")).map_value("flows")
         with Map.open_pinned(self._pin) as table:
-            lines = FlowTable(table, layout)
+            lines = FlowTable(table, Btf.from_object(packaged("gate")))
             try:
                 lines.set_open(self._slot, is_open)
             finally:
@@ -374,7 +363,7 @@ async def test_a_renewal_ends_what_was_agreed(two: Two):
         for flow in (1, 2, 3):
             await two.define(flow=flow)
         await two.left.connect("right", renew=True)
-        await two.settled()
+        await both_established(two.left, two.right)
         code, _ = await refused(
             two.left.sessions.ReleaseFlow(Release(remote=by_name("right"), flow=1))
         )

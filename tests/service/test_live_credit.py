@@ -18,7 +18,7 @@ from assent.dataplane.objects import packaged
 from assent.identity.keys import Identity
 from assent.v1 import grants_pb2, sessions_pb2
 
-from .conftest import Api, Cable, Host, by_name, eventually, refused
+from .conftest import Api, Cable, Host, both_established, by_name, eventually, refused
 
 FAIR = grants_pb2.CREDIT_POLICY_KIND_FAIR_SHARE
 FIXED = grants_pb2.CREDIT_POLICY_KIND_FIXED
@@ -77,12 +77,7 @@ async def joined(cable: Cable) -> AsyncIterator[Two]:
     await cable.introduce()
     async with cable.left.enter() as left, cable.right.enter() as right:
         await left.connect("right")
-
-        async def there() -> bool:
-            session = await right.session("left")
-            return session is not None and session.state == sessions_pb2.SESSION_STATE_ESTABLISHED
-
-        await eventually(there, "both are in session")
+        await both_established(left, right)
         yield Two(Side(cable.left, left), Side(cable.right, right))
 
 
@@ -279,12 +274,7 @@ async def lit(cable: Cable) -> AsyncIterator[Two]:
         grant = await left.grants.Set(request)
         assert (grant.window_blocks, grant.lamp, grant.reserved_blocks) == (0, True, 0)
         await left.connect("right")
-
-        async def there() -> bool:
-            session = await right.session("left")
-            return session is not None and session.state == sessions_pb2.SESSION_STATE_ESTABLISHED
-
-        await eventually(there, "both are in session")
+        await both_established(left, right)
         yield Two(Side(cable.left, left), Side(cable.right, right))
 
 

@@ -84,7 +84,9 @@ async def moving() -> AsyncIterator[Moving]:
         ip("-n", switch, "link", "set", "left1", "master", "sw0", "up")
         ip("-n", left.namespace, "link", "set", SPARE, "up")
         for host in (left, right):
-            await host.start()
+            host.launch()
+        for host in (left, right):
+            await host.answers()
         await Cable(left, right).introduce()
         async with left.enter() as here, right.enter() as there:
             await here.attach(SPARE)

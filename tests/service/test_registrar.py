@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.packet.recycled import private_gate
 
 from assent.dataplane.gate import Gate
 from assent.dataplane.profiles import CHAPTER
@@ -71,7 +72,7 @@ class Rig:
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    with Gate.private(CHAPTER) as gate, Store(tmp_path / "state.db") as store:
+    with private_gate() as gate, Store(tmp_path / "state.db") as store:
         yield Rig(gate, store)
 
 

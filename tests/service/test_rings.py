@@ -675,7 +675,9 @@ async def pair(shared: Path) -> AsyncIterator[Pair]:
     with housed(hosts):
         join(*hosts)
         for host in hosts:
-            await host.start()
+            host.launch()
+        for host in hosts:
+            await host.answers()
         cable = Cable(*hosts)
         await cable.introduce({1: 200, 2: 200})
         async with cable.left.enter() as left, cable.right.enter() as right:
@@ -719,7 +721,11 @@ async def test_an_application_that_dies_gives_everything_back(pair: Pair):
     assert after is not None
     for old, new in zip(before.flows, after.flows, strict=True):
         assert new.tx_seq >= old.tx_seq
-    assert {token.rings for token in await tokens_of(pair.left)} == {0}
+
+    async def returned() -> bool:
+        return {token.rings for token in await tokens_of(pair.left)} == {0}
+
+    await eventually(returned, "both rings are taken back")
 
 
 async def tokens_of(api: Api) -> list[tokens_pb2.Token]:

@@ -28,6 +28,7 @@ from .conftest import (
     Host,
     Place,
     api_at,
+    both_established,
     by_name,
     eventually,
     ip,
@@ -51,18 +52,7 @@ class Two:
         self.right = right
 
     async def both_established(self, epoch: int | None = None) -> tuple[int, int]:
-        """Waits until both sides say so; returns the session ids."""
-
-        async def there() -> tuple[int, int] | None:
-            found = (await self.left.session("right"), await self.right.session("left"))
-            if any(
-                each is None or each.state != ESTABLISHED or epoch not in (None, each.epoch)
-                for each in found
-            ):
-                return None
-            return found[0].id, found[1].id
-
-        return await eventually(there, "both sides are ESTABLISHED")
+        return await both_established(self.left, self.right, epoch)
 
 
 @pytest.fixture

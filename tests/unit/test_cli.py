@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -368,6 +368,27 @@ def finish(*args: str, given: bytes = b"", **options: Any) -> tuple[int, str, st
 def squeezed(text: str) -> list[str]:
     """Lines with their runs of spaces made one: what a table says, not how wide it is."""
     return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def each(commands: list[Any]) -> pytest.MarkDecorator:
+    """Gives a test each of the commands."""
+    cases = [pytest.param(command.values, id=command.id) for command in commands]
+    return pytest.mark.parametrize("command", cases)
+
+
+def check_command(api: FakeApi, command: Sequence[Any], *group: str) -> None:
+    """It asks one thing, and says it to people and, with --json before it or after it, in JSON."""
+    args, method, request, reply, lines, expected = command
+    api.replies[method] = reply
+    shown = run(api, *group, *args)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    said = squeezed(shown.stdout)
+    assert [line for line in lines if line not in said] == []
+    after, before = run(api, *group, *args, "--json"), run(api, "--json", *group, *args)
+    assert (after.exit_code, after.stderr) == (0, "")
+    assert json.loads(after.stdout) == expected
+    assert before.stdout == after.stdout
+    assert api.requests == [(method, request)] * 3
 
 
 # Command line, method, request, reply, lines of its human output, JSON.
@@ -833,43 +854,9 @@ COMMANDS = [
 
 
 class TestCommands:
-    @pytest.mark.parametrize(("args", "method", "request_", "reply", "lines", "expected"), COMMANDS)
-    def test_for_people(
-        self,
-        api: FakeApi,
-        args: list[str],
-        method: str,
-        request_: Message,
-        reply: Message,
-        lines: list[str],
-        expected: object,
-    ) -> None:
-        api.replies[method] = reply
-        result = run(api, *args)
-        assert (result.exit_code, result.stderr) == (0, "")
-        assert api.requests == [(method, request_)]
-        said = squeezed(result.stdout)
-        assert [line for line in lines if line not in said] == []
-
-    @pytest.mark.parametrize(("args", "method", "request_", "reply", "lines", "expected"), COMMANDS)
-    def test_for_programs(
-        self,
-        api: FakeApi,
-        args: list[str],
-        method: str,
-        request_: Message,
-        reply: Message,
-        lines: list[str],
-        expected: object,
-    ) -> None:
-        """--json says the same, before the command or after it."""
-        api.replies[method] = reply
-        after = run(api, *args, "--json")
-        before = run(api, "--json", *args)
-        assert (after.exit_code, after.stderr) == (0, "")
-        assert json.loads(after.stdout) == expected
-        assert before.stdout == after.stdout
-        assert api.requests == [(method, request_)] * 2
+    @each(COMMANDS)
+    def test_for_people_and_for_programs(self, api: FakeApi, command: Sequence[Any]) -> None:
+        check_command(api, command)
 
     def test_what_is_relaxed_is_not_forgotten(self, api: FakeApi) -> None:
         relaxed = cells_pb2.Cell()

@@ -280,7 +280,8 @@ QUARANTINED = made(
 )
 ENDED = made(handle=2, state=pb.COVENANT_STATE_TERMINATED, reason="its notice is over")
 SAID = "covenant 3 with right is covenanted, version 1"
-FOR_EVER = threading.Event()
+OVER = threading.Event()
+"""While it is not set, the streams of this test's server last."""
 NO_TERMS = TermSet()
 POLICY = pb.CovenantPolicy(
     flows=[1, 2],
@@ -301,8 +302,10 @@ def _served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def covenants(_served: None, api: FakeApi) -> FakeApi:
-    return api
+def covenants(_served: None, api: FakeApi) -> Iterator[FakeApi]:
+    OVER.clear()
+    yield api
+    OVER.set()
 
 
 @pytest.fixture
@@ -325,15 +328,17 @@ def serving(fake: FakeApi) -> Iterator[grpc.Server]:
         server = grpc.server(pool)
         fake.register(server)
         server.add_insecure_port(f"unix:{fake.socket}")
+        OVER.clear()
         server.start()
         yield server
+        OVER.set()
         server.stop(None).wait()
 
 
 def lasting(told: Iterable[pb.CovenantNews]) -> Any:
-    """A stream that does not end by itself, for as long as a test lasts."""
+    """A stream that does not end by itself, for as long as the server is there."""
     yield from told
-    FOR_EVER.wait(20)
+    OVER.wait(20)
 
 
 def watching(api: FakeApi, *args: str) -> subprocess.Popen[bytes]:

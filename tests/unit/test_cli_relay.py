@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -13,7 +15,7 @@ from assent.identity.hint import hint_of
 from assent.v1 import relay_pb2, relay_pb2_grpc
 
 from . import test_cli
-from .test_cli import FakeApi, api, plain_environment, run, squeezed
+from .test_cli import FakeApi, api, check_command, each, plain_environment, run
 
 __all__ = ["api", "plain_environment"]  # fixtures
 
@@ -181,24 +183,9 @@ def relay(_served: None, api: FakeApi) -> FakeApi:
     return api
 
 
-@pytest.mark.parametrize(("args", "method", "request_", "reply", "lines", "expected"), COMMANDS)
-def test_commands(
-    relay: FakeApi,
-    args: list[str],
-    method: str,
-    request_: Message,
-    reply: Message,
-    lines: list[str],
-    expected: object,
-) -> None:
-    relay.replies[method] = reply
-    result = run(relay, "relay", *args)
-    assert (result.exit_code, result.stderr) == (0, "")
-    said = squeezed(result.stdout)
-    assert [line for line in lines if line not in said] == []
-    shown = run(relay, "relay", *args, "--json")
-    assert json.loads(shown.stdout) == expected
-    assert relay.requests == [(method, request_)] * 2
+@each(COMMANDS)
+def test_for_people_and_for_programs(relay: FakeApi, command: Sequence[Any]) -> None:
+    check_command(relay, command, "relay")
 
 
 def test_every_method_has_a_command() -> None:

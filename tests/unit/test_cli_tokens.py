@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 
 from assent.v1 import common_pb2, tokens_pb2, tokens_pb2_grpc
 
 from . import test_cli
-from .test_cli import ALICE, FakeApi, api, plain_environment, run, squeezed
+from .test_cli import ALICE, FakeApi, api, check_command, each, plain_environment, run
 
 __all__ = ["api", "plain_environment"]  # fixtures
 
@@ -91,24 +91,9 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("args", "method", "request_", "reply", "lines", "expected"), COMMANDS)
-def test_for_people_and_for_programs(
-    api: FakeApi,
-    args: list[str],
-    method: str,
-    request_: Message,
-    reply: Message,
-    lines: list[str],
-    expected: object,
-) -> None:
-    api.replies[method] = reply
-    result = run(api, "tokens", *args)
-    assert (result.exit_code, result.stderr) == (0, "")
-    said = squeezed(result.stdout)
-    assert [line for line in lines if line not in said] == []
-    result = run(api, "tokens", *args, "--json")
-    assert json.loads(result.stdout) == expected
-    assert api.requests == [(method, request_)] * 2
+@each(COMMANDS)
+def test_for_people_and_for_programs(api: FakeApi, command: Sequence[Any]) -> None:
+    check_command(api, command, "tokens")
 
 
 def test_every_method_has_a_command() -> None:

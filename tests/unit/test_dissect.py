@@ -18,7 +18,7 @@ from assent.transport.dissect import (
     load_keys,
 )
 from assent.wire.cellid import CellID
-from assent.wire.control import Close, ControlTag, Gaps, Hail, Tag, encode_tags
+from assent.wire.control import Close, ControlTag, Gaps, Hail, Tag, encode_gaps, encode_tags
 from assent.wire.fabric import Flags, Frame, Header, header_tag
 from assent.wire.records import Record
 
@@ -26,7 +26,9 @@ SRC, DST = CellID(bytes(range(16))), CellID(bytes(range(16, 32)))
 KEYS = DirectionKeys(SRC, DST, 3, bytes(range(32)), bytes(range(16)))
 RING = keyring([KEYS])
 ETHERNET = bytes(range(12)) + b"\x88\xb5"
-GAPS = encode_tags([ControlTag(Tag.GAPS, 0, Gaps(((9, 2), (20, 1))).to_body())])
+MISSING = Gaps(((9, 2), (20, 1)))
+GAPS = encode_gaps(MISSING)
+ANSWERING = encode_tags([ControlTag(Tag.GAPS, 1, MISSING.to_body())])
 
 
 def frame(flags, plain=None, *, flow=1, nack_slot=0, key=KEYS, clear=False):
@@ -125,6 +127,7 @@ def changed(captured, at, byte):
         (frame(Flags.DATA, bytes(40), clear=True), "does not open"),
         (frame(Flags.NACK, GAPS, nack_slot=8), "not the first of the gaps"),
         (frame(Flags.NACK, GAPS + GAPS, nack_slot=9), "one GAPS"),
+        (frame(Flags.NACK, ANSWERING, nack_slot=9), "another form"),
         (frame(Flags.NACK, b"\0\1a", nack_slot=9), "64-byte"),
         (frame(Flags.SYN, GAPS, flow=0, clear=True), "one HAIL"),
         (changed(frame(Flags.DATA), 60, 1), "none of the keys"),

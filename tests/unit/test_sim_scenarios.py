@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from assent.cli.main import app
-from assent.sim import report
+from assent.sim import plots, report
 from assent.sim.run import run_fabric, run_tcp
 from assent.sim.scenarios import (
     BLOCKS,
@@ -187,9 +187,6 @@ def test_the_numbers_are_json():
 
 
 def test_pictures_are_drawn_and_the_same_run_draws_the_same_ones(tmp_path):
-    pytest.importorskip("matplotlib")
-    from assent.sim import plots
-
     made = plots.draw(results(), results(), tmp_path)
     assert {path.name for path in made} == {
         *("throughput.png", "progress.png", "times.png", "distance.png")
@@ -224,7 +221,6 @@ def test_the_command_tells_a_name_that_there_is_not():
 
 
 def test_the_command_writes_its_table(tmp_path):
-    pytest.importorskip("matplotlib")
     told = invoke("run", "incast", "--output", str(tmp_path / "sim"))
     assert told.exit_code == 0
     assert (tmp_path / "sim" / "table.md").read_text().startswith("# Any distance")

@@ -290,6 +290,13 @@ def test_unknown_keys_are_ignored_and_left_out(body):
     assert "later" not in read.to_body()
 
 
+def test_a_close_may_say_what_was_consumed():
+    close = Close("", 7, 1, 2, 0xFFFF_FFFF)
+    assert Close.from_body(close.to_body()) == close
+    with pytest.raises(ControlError, match="awaited"):
+        Close.from_body({**close.to_body(), "awaited": "41"})
+
+
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: type(body).__name__)
 def test_every_field_is_needed_and_typed(body):
     good = body.to_body()
@@ -475,6 +482,8 @@ def test_local_values_out_of_range_are_local_errors():
         lambda: Close("", 1, 1),
         lambda: Close("", 1, None, 2),
         lambda: Close("", 1, 1 << 32, 2),
+        lambda: Close("", 1, 1, 2, 1 << 32),
+        lambda: Close("", None, None, None, 1),
         lambda: Close("", 1, 1, 1 << 64),
         lambda: Close("", 1, -1, 2),
         lambda: Close("a\x1b[0m"),

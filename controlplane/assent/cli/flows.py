@@ -24,6 +24,7 @@ LocalOption = Annotated[
 BusyPollOption = Annotated[
     int, typer.Option(min=0, metavar="US", help="Microseconds that the kernel polls the driver.")
 ]
+ServeOption = Annotated[bool, typer.Option("--serve", help="Answer others, until interrupted.")]
 
 
 class BackendName(enum.StrEnum):

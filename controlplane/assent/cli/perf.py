@@ -20,6 +20,7 @@ from assent.cli.flows import (
     DeliveryName,
     DeliveryOption,
     LocalOption,
+    ServeOption,
     endpoint,
     progress,
     tell,
@@ -57,9 +58,7 @@ def perf(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure round trips instead of throughput.")
     ] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Answer others, until interrupted.")] = (
-        False
-    ),
+    serve: ServeOption = False,
     backend: BackendOption = BackendName.AUTO,
     busy_poll: BusyPollOption = 0,
     local: LocalOption = None,

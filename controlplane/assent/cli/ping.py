@@ -19,6 +19,7 @@ from assent.cli.flows import (
     BackendOption,
     BusyPollOption,
     LocalOption,
+    ServeOption,
     endpoint,
     open_by,
     tell,
@@ -82,9 +83,7 @@ def ping(
     label: Annotated[
         str, typer.Option(metavar="LABEL", help="Which listener is meant, where no flow is named.")
     ] = LABEL,
-    serve: Annotated[bool, typer.Option("--serve", help="Answer others, until interrupted.")] = (
-        False
-    ),
+    serve: ServeOption = False,
     backend: BackendOption = BackendName.AUTO,
     busy_poll: BusyPollOption = 0,
     local: LocalOption = None,

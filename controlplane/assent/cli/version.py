@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from assent import __version__
+import assent
 from assent.cli.context import JsonFlag, wants_json
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
@@ -34,13 +34,13 @@ def show(
     """Show the version, and what it finds on this host."""
     from assent.cli import render
 
-    facts: dict[str, Any] = {"version": __version__}
+    facts: dict[str, Any] = {"version": assent.__version__}
     if verbose:
         facts |= _host()
     if wants_json(ctx, json):
         render.print_json(facts)
         return
-    render.line(f"assent {__version__}")
+    render.line(f"assent {assent.__version__}")
     if verbose:
         features = facts.pop("features")
         render.line("")

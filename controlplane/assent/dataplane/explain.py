@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from assent.closing import Closing
 from assent.dataplane.btf import Btf, Record
-from assent.dataplane.closing import Closing
 from assent.dataplane.explain_relay import Consulted, relay_consulted
 from assent.dataplane.gate import Gate
 from assent.dataplane.libbpf import Object

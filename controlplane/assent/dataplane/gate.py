@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assent.closing import Closing
 from assent.dataplane import bpffs, egress, migrate
 from assent.dataplane.btf import Btf
-from assent.dataplane.closing import Closing
 from assent.dataplane.egress import Egress, EgressState
 from assent.dataplane.libbpf import Link, Map, Mode, Object, Program
 from assent.dataplane.migrate import Fate, Migration

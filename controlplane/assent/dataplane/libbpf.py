@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from assent.dataplane.closing import Closing
+from assent.closing import Closing
 from assent.errors import (
     AlreadyExists,
     FailedPrecondition,

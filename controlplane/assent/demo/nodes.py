@@ -64,6 +64,7 @@ class Nodes:
         self.console = console
         self._undo = contextlib.ExitStack()
         self._daemons: dict[str, subprocess.Popen[str]] = {}
+        self._commands: list[subprocess.Popen[str]] = []
         self._nodes: dict[str, Node] = {}
         self.lab: Lab
         self.scratch: Path
@@ -132,9 +133,11 @@ class Nodes:
         """
         deadline = time.monotonic() + _START_S
         while True:
-            with contextlib.suppress(AssentError), self.client(name) as client:
-                client.fabric.GetStatus(GetStatusRequest())
-                return
+            # A call in vain takes more of the CPU than a look.
+            if self._nodes[name].socket.exists():
+                with contextlib.suppress(AssentError), self.client(name) as client:
+                    client.fabric.GetStatus(GetStatusRequest())
+                    return
             if self._daemons[name].poll() is not None or time.monotonic() > deadline:
                 raise DemoError(f"assentd on {name} did not come up; its last words are above")
             time.sleep(0.02)
@@ -192,11 +195,17 @@ class Nodes:
         stderr = None if self.console.is_terminal else subprocess.PIPE
         return self._in_background(name, args, stderr=stderr)
 
+    def stop_commands(self) -> None:
+        """Ends the commands that still run in the background; the daemons go on."""
+        while self._commands:
+            _stop(self._commands.pop())
+
     def _in_background(self, name: str, args: Sequence[str], stderr: int | None) -> Background:
         node = self._nodes[name]
         self._echo(name, ["assent", *args], "&")
         command = [_program("assent"), "--socket", str(node.socket), *args]
         process = self._spawn(node, command, stdout=subprocess.PIPE, stderr=stderr)
+        self._commands.append(process)
         return Background(name, process, self.console)
 
     def _spawn(

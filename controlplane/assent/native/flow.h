@@ -256,6 +256,8 @@ void an_flow_move(struct an_flow *flow, const uint8_t local_mac[6], uint32_t ope
  * then, and one that does not answer is gone, as it is for who waits for a receipt.
  */
 void an_flow_expect(struct an_flow *flow, int expects, uint64_t now);
+/* The peer has consumed all numbers before that one; it has said so in another way than here. */
+void an_flow_taken(struct an_flow *flow, uint32_t awaited);
 
 /*
  * Takes in one admitted frame, Ethernet header included, that is of this flow and as long as its

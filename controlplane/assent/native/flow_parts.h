@@ -121,7 +121,7 @@ static inline int an_peer_is_mute(const struct an_flow *flow)
 	uint32_t quarter = flow->line->rx_window / 4;
 	uint32_t reserve = (uint32_t)an_least(quarter, an_most(flow->unit, AN_CREDIT_RESERVE));
 
-	return an_load(&flow->line->rx_spent) + reserve / 4 >= an_load(&flow->line->rx_granted) &&
+	return an_load(&flow->line->rx_spent) + reserve / 4 >= an_promised(flow) &&
 	       flow->line->rx_window;
 }
 

@@ -255,6 +255,9 @@ int an_flow_input(struct an_flow *flow, const uint8_t *frame, uint32_t len, uint
 			     h.flags & assent_be16(ASSENT_FLAG_LAMP)
 				 ? 0
 				 : assent_frame_cost(assent_be16(h.payload_len)));
+	/* Who waits for receipts is told at once, and not when something is to be sent next. */
+	if (flow->tx_base != flow->tx_next)
+		an_take_receipts(flow, now);
 	/* Of a session that is over nothing is taken in, and an_flow_check says so. */
 	if (an_before(seq, flow->rx_next) || !flow->line->replay_len)
 		return 0;

@@ -91,6 +91,15 @@ void an_take_receipts(struct an_flow *flow, uint64_t now)
 	flow->tx_quiet_since = flow->progress_at = now;
 }
 
+void an_flow_taken(struct an_flow *flow, uint32_t awaited)
+{
+	if (an_before(flow->tx_next, awaited))
+		return;
+	while (an_before(flow->tx_base, awaited))
+		let_go(flow, an_tx_slot(flow, flow->tx_base++));
+	note_pending(flow);
+}
+
 void an_take_ack(struct an_flow *flow, uint32_t seq, uint64_t now)
 {
 	for (uint32_t at = flow->tx_base; at != flow->tx_next && !an_before(seq, at); at++) {

@@ -85,11 +85,14 @@ static int lend_xdp(struct an_loan *loan, const struct an_ring_config *config,
 	area = map_memory(loan->info.umem, an_shape_size(shape));
 	if (!area)
 		return -errno;
-	loan->info.socket = an_xdp_socket(config, shape, area, step);
+	loan->info.socket = an_xdp_socket(shape, area, step);
 	/* The kernel holds the pages. */
 	munmap(area, an_shape_size(shape));
 	if (loan->info.socket < 0)
 		return loan->info.socket;
+	err = an_xdp_bind(loan->info.socket, config, shape, step);
+	if (err)
+		return err;
 	*step = "mapping the rings of a bound socket";
 	return can_be_mapped(loan->info.socket);
 }

@@ -136,6 +136,10 @@ int an_ring_fd(an_ring *ring);
 int an_ring_drive(an_ring *ring, int milliseconds, char *error, size_t error_len);
 /* Ends a sleep of an_ring_drive. */
 void an_ring_wake(an_ring *ring);
+/* Takes in all that has arrived by now. */
+void an_ring_catch_up(an_ring *ring);
+/* The peer has consumed all numbers of a flow before `awaited`; it has said so elsewhere. */
+void an_ring_taken(an_ring *ring, an_flow *flow, uint32_t awaited);
 /* To another interface. The flows go on, and each tells its peer at once. */
 int an_ring_move(an_ring *ring, const struct an_ring_config *config, const uint8_t local_mac[6],
 		 char *error, size_t error_len);
@@ -210,6 +214,9 @@ int an_loan_apply(an_loan *loan);
 void an_loan_take_back(an_loan *loan, uint32_t index);
 void an_loan_close(an_loan *loan);
 
+#define AN_LINE_LEN 64 /* bytes of a flow's line */
+/* Blocks that may be sent on the flow of a line now. */
+uint64_t an_line_credit(const void *line);
 /* Raises a cumulative counter in shared memory, never lowers it. */
 void an_counter_raise(uint64_t *counter, uint64_t value);
 
@@ -290,6 +297,16 @@ uint64_t an_header_tag(const uint8_t *key, const uint8_t *header);
 /* Records, in the plaintext of a sealed DATA payload (docs/wire-fabric.md). */
 #define AN_RECORD_MORE 0x8000 /* the message goes on in the next data frame's first record */
 #define AN_RECORD_END 0x4000  /* no message follows, ever */
+enum an_records_fault {
+	AN_RECORDS_FINE = 0,
+	AN_RECORDS_SHORT,     /* it ends within the head of a record */
+	AN_RECORDS_OVERRUN,   /* a record runs over the end */
+	AN_RECORDS_END,       /* an end that carries something */
+	AN_RECORDS_FOLLOWED,  /* a record after the last one */
+	AN_RECORDS_UNORDERED, /* a message that goes on, where each fits a frame */
+};
+/* What keeps it from being records to its last byte. */
+enum an_records_fault an_records_fault(const uint8_t *plain, size_t len, int ordered);
 /* Three numbers a record: where its bytes begin, how many, and its flags. Returns how many records;
  * -1: it is not records to its last byte, or there are more than `max`. */
 int an_records_split(const uint8_t *plain, size_t len, int ordered, uint32_t *records,

@@ -93,13 +93,16 @@ struct an_choice {
 /* Leaves an AF_PACKET port the frames of these flows, or, of more than AN_CHOICES, of all. */
 int an_packet_choose(struct an_port *port, const struct an_choice *choices, uint32_t count);
 
-/* A lender's half; these return a socket, or a negative errno with where it went wrong in `step`.
+/*
+ * A lender's half: the sockets, or a negative errno with where it went wrong in `step`. One of
+ * AF_XDP is bound by itself, and says then whether it is without copies.
  */
 int an_shape_init(struct an_shape *shape, const struct an_ring_config *config, int backend,
 		  const char **step);
 size_t an_shape_size(const struct an_shape *shape); /* bytes of an AF_XDP port's memory */
-int an_xdp_socket(const struct an_ring_config *config, struct an_shape *shape, void *area,
-		  const char **step);
+int an_xdp_socket(const struct an_shape *shape, void *area, const char **step);
+int an_xdp_bind(int fd, const struct an_ring_config *config, struct an_shape *shape,
+		const char **step);
 int an_packet_socket(struct an_shape *shape, const char **step);
 /* Leaves the socket nothing but the data that comes to that cell, for good. */
 int an_packet_confine(int fd, const uint8_t cell[16]);

@@ -4,8 +4,9 @@
  * to the fill and receive rings, the rest to transmission. Every received frame is given back as
  * soon as the engine has copied it.
  *
- * Whoever makes the socket (an_xdp_socket) registers the memory, sizes the rings and binds; whoever
- * uses it maps the rings. That is one process, or a lender and a borrower.
+ * Whoever makes the socket registers the memory and sizes the rings (an_xdp_socket), and binds it
+ * (an_xdp_bind); whoever uses it maps the rings. That is one process, which maps before it binds,
+ * or a lender and a borrower.
  */
 #include <errno.h>
 #include <linux/if_link.h>
@@ -295,10 +296,8 @@ static int tune(int fd, const struct an_ring_config *config, const struct an_sha
 	       !set_option(fd, SOL_SOCKET, SO_BUSY_POLL_BUDGET, AN_BURST);
 }
 
-int an_xdp_socket(const struct an_ring_config *config, struct an_shape *shape, void *area,
-		  const char **step)
+int an_xdp_socket(const struct an_shape *shape, void *area, const char **step)
 {
-	uint32_t slot = assent_socket_slot(shape->ifindex, config->queue);
 	int fd, err;
 
 	*step = "opening the socket";
@@ -307,20 +306,25 @@ int an_xdp_socket(const struct an_ring_config *config, struct an_shape *shape, v
 		return -errno;
 	*step = "registering memory";
 	err = set_rings(fd, shape, area);
-	if (!err) {
-		*step = "binding the socket";
-		tune(fd, config, shape);
-		err = bind_queue(fd, shape, config->queue);
-	}
-	if (!err) {
-		*step = "entering the gate's table of sockets";
-		err =
-		    bpf_map_update_elem(config->sockets_map, &slot, &fd, BPF_NOEXIST) ? -errno : 0;
-	}
 	if (!err)
 		return fd;
 	close(fd);
 	return err;
+}
+
+int an_xdp_bind(int fd, const struct an_ring_config *config, struct an_shape *shape,
+		const char **step)
+{
+	uint32_t slot = assent_socket_slot(shape->ifindex, config->queue);
+	int err;
+
+	*step = "binding the socket";
+	tune(fd, config, shape);
+	err = bind_queue(fd, shape, config->queue);
+	if (err)
+		return err;
+	*step = "entering the gate's table of sockets";
+	return bpf_map_update_elem(config->sockets_map, &slot, &fd, BPF_NOEXIST) ? -errno : 0;
 }
 
 /* -- using one -- */
@@ -429,27 +433,6 @@ static struct port_xdp *new_port(const struct an_shape *shape)
 	return NULL;
 }
 
-static int open_own(struct port_xdp *p, const struct an_ring_config *config, const char **step)
-{
-	int fd;
-
-	*step = "reserving memory";
-	p->area = mmap(NULL, an_shape_size(&p->shape), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p->area == MAP_FAILED) {
-		p->area = NULL;
-		return -errno;
-	}
-	madvise(p->area, an_shape_size(&p->shape), MADV_HUGEPAGE);
-	fd = an_xdp_socket(config, &p->shape, p->area, step);
-	if (fd < 0)
-		return fd;
-	p->port.fd = fd;
-	p->port.zero_copy = (int)p->shape.zero_copy;
-	p->port.busy_poll = config->busy_poll_us != 0;
-	return 0;
-}
-
 static int ready(struct port_xdp *p, const char **step)
 {
 	int err;
@@ -460,6 +443,30 @@ static int ready(struct port_xdp *p, const char **step)
 		return err;
 	*step = "filling the receive ring";
 	return fill(p);
+}
+
+/* Before 6.4 a kernel lets rings be mapped until the socket is bound, and not from then on. */
+static int open_own(struct port_xdp *p, const struct an_ring_config *config, const char **step)
+{
+	int err;
+
+	*step = "reserving memory";
+	p->area = mmap(NULL, an_shape_size(&p->shape), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p->area == MAP_FAILED) {
+		p->area = NULL;
+		return -errno;
+	}
+	madvise(p->area, an_shape_size(&p->shape), MADV_HUGEPAGE);
+	p->port.fd = an_xdp_socket(&p->shape, p->area, step);
+	if (p->port.fd < 0)
+		return p->port.fd;
+	err = ready(p, step);
+	if (!err)
+		err = an_xdp_bind(p->port.fd, config, &p->shape, step);
+	p->port.zero_copy = (int)p->shape.zero_copy;
+	p->port.busy_poll = config->busy_poll_us != 0;
+	return err;
 }
 
 static struct an_port *failed(struct port_xdp *p, const char *interface, const char *step, int err,
@@ -483,8 +490,6 @@ struct an_port *an_port_open_xdp(const struct an_ring_config *config, char *erro
 		p = new_port(&shape);
 		err = p ? open_own(p, config, &step) : -ENOMEM;
 	}
-	if (!err)
-		err = ready(p, &step);
 	if (err)
 		return failed(p, config->interface, step, err, error, error_len);
 	return &p->port;

@@ -3,26 +3,42 @@
 
 #include <errno.h>
 
-/* The record at `at`: its length, or -1 where none can stand there. */
+/* The record at `at`: its length, or minus the fault for which none can stand there. */
 static inline int record_len(const uint8_t *plain, uint32_t len, uint32_t at, int ordered)
 {
 	uint32_t head, body, next;
 
 	if (len - at < AN_RECORD_HEAD)
-		return -1;
+		return -AN_RECORDS_SHORT;
 	head = an_record_head(plain + at);
 	body = head & AN_RECORD_LEN;
 	next = at + AN_RECORD_HEAD + body;
-	if (next > len)
-		return -1;
 	if (head & AN_RECORD_END && head != AN_RECORD_END)
-		return -1;
+		return -AN_RECORDS_END;
+	if (next > len)
+		return -AN_RECORDS_OVERRUN;
 	/* What goes on does so in the next frame, and nothing follows the end. */
 	if (head & (AN_RECORD_MORE | AN_RECORD_END) && next != len)
-		return -1;
+		return -AN_RECORDS_FOLLOWED;
 	if (head & AN_RECORD_MORE && !ordered)
-		return -1;
+		return -AN_RECORDS_UNORDERED;
 	return (int)body;
+}
+
+enum an_records_fault an_records_fault(const uint8_t *plain, size_t len, int ordered)
+{
+	uint32_t at = 0;
+
+	if (!len)
+		return AN_RECORDS_SHORT;
+	while (at < len) {
+		int body = record_len(plain, (uint32_t)len, at, ordered);
+
+		if (body < 0)
+			return (enum an_records_fault) - body;
+		at += AN_RECORD_HEAD + (uint32_t)body;
+	}
+	return AN_RECORDS_FINE;
 }
 
 int an_records_check(const uint8_t *plain, uint32_t len, int ordered, int *end)

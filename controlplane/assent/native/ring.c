@@ -28,6 +28,7 @@
 #define YIELDS 64         /* of one who drives, to those who want the lock */
 #define SPIN_FAILURES 10  /* in a row: then it is tried once in 1,024 times */
 #define FOR_EVER UINT64_MAX
+#define CATCH_UP_TURNS 1024 /* bursts: more than a port's ring holds */
 
 static inline void cpu_relax(void)
 {
@@ -678,6 +679,19 @@ void an_ring_wake(an_ring *ring)
 	unlock(ring);
 }
 
+void an_ring_catch_up(an_ring *ring)
+{
+	uint64_t now = monotonic();
+
+	lock(ring);
+	for (int turns = 0; turns < CATCH_UP_TURNS && !ring->broken && !ring->moving; turns++) {
+		if (!ring->port->ops->pending(ring->port))
+			break;
+		turn(ring, &now);
+	}
+	leave(ring, now);
+}
+
 /* -- waiting -- */
 
 /* Whoever waits for the peer to write wants to know when that is gone: until something is read, as
@@ -817,6 +831,16 @@ int an_ring_error(an_ring *ring, an_flow *flow, char *error, size_t error_len)
 	err = an_flow_check(flow, monotonic(), error, error_len);
 	unlock(ring);
 	return err;
+}
+
+void an_ring_taken(an_ring *ring, an_flow *flow, uint32_t awaited)
+{
+	uint64_t now = monotonic();
+
+	lock(ring);
+	an_flow_taken(flow, awaited);
+	settle(ring, (struct ring_flow *)flow, now);
+	leave(ring, now);
 }
 
 /* -- reading and writing -- */

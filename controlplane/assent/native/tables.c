@@ -77,6 +77,17 @@ void an_bloom_look(const uint64_t *words, uint32_t first, uint32_t mask, const u
 	}
 }
 
+_Static_assert(sizeof(struct assent_flow) == AN_LINE_LEN, "what Python strides by");
+
+uint64_t an_line_credit(const void *line)
+{
+	const struct assent_flow *flow = line;
+	uint64_t granted = __atomic_load_n(&flow->tx_granted, __ATOMIC_ACQUIRE);
+	uint64_t spent = __atomic_load_n(&flow->tx_spent, __ATOMIC_ACQUIRE);
+
+	return granted > spent ? granted - spent : 0;
+}
+
 void an_counter_raise(uint64_t *counter, uint64_t value)
 {
 	assent_counter_raise((__u64 *)counter, value);

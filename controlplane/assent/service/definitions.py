@@ -8,7 +8,6 @@ run directory: one a session, written whole before the peer hears of a change.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 import cbor2
 
 from assent.errors import InvalidArgument
+from assent.service.session_files import SessionFiles
 from assent.wire.control import Define, Delivery, FlowClass
 
 log = logging.getLogger(__name__)
@@ -106,8 +106,7 @@ class Definitions:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files = SessionFiles(directory, _SUFFIX)
 
     def put(self, session: int, notes: Notes) -> None:
         """Keeps the notes of a session; the file appears whole or not at all.
@@ -124,20 +123,15 @@ class Definitions:
                 "heard": [[flow, each.ref, each.refusal] for flow, each in notes.heard.items()],
             }
         )
-        path = self._path(session)
-        draft = path.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(body)
-        draft.replace(path)
+        self._files.write(session, body)
 
     def get(self, session: int) -> Notes:
         """The notes of a session; empty ones where there are none, or they cannot be read."""
-        try:
-            body = cbor2.loads(self._path(session).read_bytes())
-        except FileNotFoundError:
+        raw = self._files.read(session)
+        if raw is None:
             return Notes()
+        try:
+            body = cbor2.loads(raw)
         except (cbor2.CBORDecodeError, ValueError):
             body = None
         try:
@@ -156,18 +150,11 @@ class Definitions:
 
     def remove(self, session: int) -> None:
         """Forgets the notes of a session; none is not an error."""
-        self._path(session).unlink(missing_ok=True)
+        self._files.remove(session)
 
     def retain(self, sessions: Set[int]) -> int:
         """Forgets all but those of the sessions named, drafts included; returns how many."""
-        kept = {self._path(session) for session in sessions}
-        lost = [path for path in self._directory.iterdir() if path not in kept]
-        for path in lost:
-            path.unlink()
-        return len(lost)
-
-    def _path(self, session: int) -> Path:
-        return self._directory / f"{session}{_SUFFIX}"
+        return self._files.retain(sessions)
 
 
 def _flow_out(definition: Definition) -> list[object]:

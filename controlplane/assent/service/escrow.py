@@ -8,7 +8,6 @@ die with a boot, so the directory belongs on tmpfs: keys that outlive a boot are
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ import cbor2
 from assent.dataplane.mounts import file_system_of
 from assent.errors import InvalidArgument
 from assent.handshake.keys import HEADER_KEY_LEN, PAYLOAD_KEY_LEN, SessionKeys
+from assent.service.session_files import SessionFiles
 from assent.wire.cellid import CellID
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,7 @@ class Escrow:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        self._files = SessionFiles(directory, _SUFFIX)
         kind = file_system_of(directory)
         if kind != "tmpfs":
             log.warning(
@@ -64,19 +62,12 @@ class Escrow:
                 **{name: getattr(keys, name) for name in _LENGTHS},
             }
         )
-        path = self._path(session)
-        draft = path.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(body)
-        draft.replace(path)
+        self._files.write(session, body)
 
     def get(self, session: int, remote: CellID, local: CellID) -> SessionKeys | None:
         """The keys of a session; None where there are none, or only another pair's or torn ones."""
-        try:
-            raw = self._path(session).read_bytes()
-        except FileNotFoundError:
+        raw = self._files.read(session)
+        if raw is None:
             return None
         try:
             body = cbor2.loads(raw)
@@ -96,15 +87,8 @@ class Escrow:
 
     def remove(self, session: int) -> None:
         """Forgets the keys of a session; none is not an error."""
-        self._path(session).unlink(missing_ok=True)
+        self._files.remove(session)
 
     def retain(self, sessions: set[int]) -> int:
         """Forgets all keys but those of the sessions named, drafts included; returns how many."""
-        kept = {self._path(session) for session in sessions}
-        lost = [path for path in self._directory.iterdir() if path not in kept]
-        for path in lost:
-            path.unlink()
-        return len(lost)
-
-    def _path(self, session: int) -> Path:
-        return self._directory / f"{session}{_SUFFIX}"
+        return self._files.retain(sessions)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from assent.closing import Closing
 from assent.dataplane.explain import Explainer, Explanation
 from assent.dataplane.gate import Gate
 from assent.errors import InvalidArgument
@@ -16,7 +16,7 @@ FRAMES_MAX: Final = 10_000
 """Frames of one call."""
 
 
-class Examiner:
+class Examiner(Closing):
     """Explains frames by the daemon's gate. Use it as a context manager.
 
     Args:
@@ -39,15 +39,8 @@ class Examiner:
             self._explainer = Explainer(self._gate)
         return self._explainer.explain(data, original_len)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Lets go of the explaining program, if it was needed. Idempotent."""
         explainer, self._explainer = self._explainer, None
         if explainer is not None:
             explainer.close()

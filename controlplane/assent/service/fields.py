@@ -10,7 +10,6 @@ from assent.errors import InvalidArgument
 _NAME = re.compile(r"[a-z0-9-]{1,63}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 _INTERFACE_MAX = 15
-_FILE_NAME_MAX = 255
 
 
 def exact_bytes(field: str, value: bytes, size: int) -> bytes:
@@ -59,17 +58,6 @@ def optional_mac(field: str, value: str) -> bytes | None:
 def mac_text(mac: bytes | None) -> str:
     """A MAC address as people write it; "" where there is none."""
     return "" if mac is None else mac.hex(":")
-
-
-def file_name(field: str, value: str) -> str:
-    """A plain file name: no path, no control characters."""
-    size = len(value.encode())
-    plain = value not in {"", ".", ".."} and "/" not in value and value.isprintable()
-    if not plain or size > _FILE_NAME_MAX:
-        raise InvalidArgument(
-            field, f"needs a plain file name of at most {_FILE_NAME_MAX} bytes, got {_shown(value)}"
-        )
-    return value
 
 
 def _shown(value: str) -> str:

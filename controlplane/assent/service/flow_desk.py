@@ -55,7 +55,9 @@ log = logging.getLogger(__name__)
 SECOND: Final = 1_000_000_000
 ASK_REPEAT: Final = SECOND // 5
 """At first; later ones are twice as far apart each, and none nearer than the peer's distance."""
-ASK_REPEAT_MAX: Final = 10 * SECOND
+ASK_REPEAT_MAX: Final = SECOND // 2
+"""Somebody waits for the answer: where a link loses a third both ways, it still comes in time."""
+CLOSE_REPEAT_MAX: Final = 10 * SECOND
 ASK_PATIENCE: Final = 5 * SECOND
 CLAIM_PATIENCE: Final = 15 * SECOND
 """How long an application may take from a flow's definition to opening it."""
@@ -123,7 +125,7 @@ class FlowOffice:
         definitions: Where notes are kept.
         policy: What peers may define.
         is_driven: Whether a process drives a flow, by session id and flow.
-        on_closed: Told that a peer is done with a flow, and why.
+        on_closed: Told that a peer is done with a flow, and what it says.
         on_ended: Told that a session is over, and all its flows; its lines in the gate are not
             another's yet.
     """
@@ -132,7 +134,7 @@ class FlowOffice:
     definitions: Definitions
     policy: FlowPolicy
     is_driven: Callable[[int, int], bool]
-    on_closed: Callable[[StoredSession, int, str], None]
+    on_closed: Callable[[StoredSession, int, Close], None]
     on_ended: Callable[[StoredSession, str], None]
 
 
@@ -336,17 +338,15 @@ class FlowDesk:
         )  # fmt: skip
         self._link.send_tag(self._link.take_seq(), ControlTag(Tag.DEFINE, ref, body.to_body()))
 
-    def on_close(
-        self, flow: int, ref: int, reason: str, last: tuple[int, int] | None = None
-    ) -> None:
+    def on_close(self, flow: int, ref: int, close: Close) -> None:
         """The peer is done with a flow. Whoever calls this confirms it to the peer.
 
         Args:
             flow: Which.
             ref: Of its CLOSE.
-            reason: In its words.
-            last: Its last number on the flow, and the blocks that it has spent.
+            close: What it says.
         """
+        last = None if close.seq is None or close.spent is None else (close.seq, close.spent)
         heard = self._notes.heard.get(flow)
         if heard is not None and ref <= heard.ref:
             return
@@ -358,7 +358,7 @@ class FlowDesk:
             return
         self._set(replace(definition, there_done=True, last=last))
         if not definition.asked:
-            self._office.on_closed(self._link.stored, flow, reason)
+            self._office.on_closed(self._link.stored, flow, close)
 
     def on_receipt(self, ref: int) -> None:
         """The peer has confirmed something; perhaps a CLOSE."""
@@ -382,9 +382,9 @@ class FlowDesk:
             if now >= ask.until or ask.answer.done():
                 self._give_up(ask, now)
             elif ask.question is not None:
-                self._repeat(ask.question, now)
+                self._repeat(ask.question, now, ASK_REPEAT_MAX)
         for closing in self._closings.values():
-            self._repeat(closing, now)
+            self._repeat(closing, now, CLOSE_REPEAT_MAX)
 
     def sweep(self, now: int) -> list[int]:
         """Releases flows whose application is gone, or has never come; returns which.
@@ -603,7 +603,7 @@ class FlowDesk:
         close = Close("", flow)
         if flow not in self._spoilt and self._is_idle(flow):
             line = self._link.line(flow)
-            close = Close("", flow, line.tx_seq, line.tx_spent)
+            close = Close("", flow, line.tx_seq, line.tx_spent, line.rx_next)
         self._closings[flow] = self._question(Tag.CLOSE, close.to_body(), now, granted=flow)
 
     def _settle(self, flow: int, last: tuple[int, int] | None) -> None:
@@ -630,9 +630,9 @@ class FlowDesk:
         self._link.send_tag(ref, tag, granted)
         return _Repeated(ref, tag, granted, now + interval, interval)
 
-    def _repeat(self, question: _Repeated, now: int) -> None:
+    def _repeat(self, question: _Repeated, now: int, most: int) -> None:
         if now >= question.due:
-            question.interval = min(2 * question.interval, max(ASK_REPEAT_MAX, 2 * self.rtt))
+            question.interval = min(2 * question.interval, max(most, 2 * self.rtt))
             question.due = now + question.interval
             self._link.send_tag(self._link.take_seq(), question.tag, question.granted)
 

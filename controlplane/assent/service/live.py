@@ -488,8 +488,7 @@ class LiveSession:
             log.info("peer closes", extra={"session": self.stored.id, "reason": close.reason})
             return
         if self.desk is not None:
-            last = None if close.seq is None or close.spent is None else (close.seq, close.spent)
-            self.desk.on_close(close.flow, ref, close.reason, last)
+            self.desk.on_close(close.flow, ref, close)
         self._send(DATA, [self._grant_tag(close.flow, ref)])
 
     def _on_covenant_tag(self, body: object) -> None:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from assent import _native
+from assent.closing import Closing
 from assent.dataplane.libbpf import Map
 from assent.errors import FailedPrecondition, ResourceExhausted
 from assent.transport.lines import Lines
@@ -47,7 +47,7 @@ class LoanInfo:
     doorbell: int
 
 
-class Loan:
+class Loan(Closing):
     """One ring on an interface. Use it as a context manager, or close it.
 
     Args:
@@ -76,17 +76,6 @@ class Loan:
             self._handle = None
             said = self._message()
             raise BusyInterface(said) if _BUSY in said else FailedPrecondition(said)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def info(self) -> LoanInfo:
         """What was lent."""

@@ -43,6 +43,7 @@ class News:
         interface: Of the local cell, in MOVED.
         mac: The same, 6 bytes.
         mtu: The same, bytes.
+        awaited: In FLOW_CLOSED: all numbers before this one were consumed; 0 = not known.
     """
 
     kind: NewsKind
@@ -54,6 +55,7 @@ class News:
     interface: str = ""
     mac: bytes | None = None
     mtu: int = 0
+    awaited: int = 0
 
 
 class Watcher:

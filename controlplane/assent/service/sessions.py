@@ -62,7 +62,7 @@ from assent.service.session_news import News, NewsKind, SessionNews
 from assent.service.static_sessions import StaticSessions, StaticView
 from assent.service.store import Store
 from assent.wire.cellid import CellID
-from assent.wire.control import Delivery, FlowClass, Manifest, ManifestItem
+from assent.wire.control import Close, Delivery, FlowClass, Manifest, ManifestItem
 from assent.wire.ethernet import BROADCAST, ETHERNET_HEADER_LEN, EthernetHeader
 from assent.wire.fabric import Frame, Header
 
@@ -567,9 +567,17 @@ class SessionManager:
             if live is not None and live.desk is not None and live.desk.sweep(self._now()):
                 self._schedule(pair)
 
-    def _flow_closed(self, stored: StoredSession, flow: int, reason: str) -> None:
+    def _flow_closed(self, stored: StoredSession, flow: int, close: Close) -> None:
         self.news.post(
-            News(NewsKind.FLOW_CLOSED, stored.local, stored.remote, stored.id, flow, reason)
+            News(
+                NewsKind.FLOW_CLOSED,
+                stored.local,
+                stored.remote,
+                stored.id,
+                flow,
+                close.reason,
+                awaited=close.awaited or 0,
+            )
         )
 
     def _rate_of_flow(self, remote: RemoteCell, local: CellID) -> int:

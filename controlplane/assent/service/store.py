@@ -14,9 +14,9 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from assent.closing import Closing
 from assent.covenant.consent import Consent
 from assent.credit.policy import CreditPolicy, PolicyKind
 from assent.errors import AlreadyExists, NotFound
@@ -63,7 +63,7 @@ _CELL_REFERENCES = (
 )
 
 
-class Store:
+class Store(Closing):
     """The tables of one daemon.
 
     Use it as a context manager. Statements commit by themselves; `transaction` binds several.
@@ -108,17 +108,6 @@ class Store:
         except BaseException:
             self._db.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the file. Idempotent."""

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from assent._sim import ffi, lib
+from assent.closing import Closing
 from assent.errors import InvalidArgument, ResourceExhausted
 
 START: Final[int] = lib.SIM_START
@@ -201,7 +201,7 @@ _GATE: Final = tuple(GateReport.__dataclass_fields__)
 _LINK: Final = tuple(LinkReport.__dataclass_fields__)
 
 
-class World:
+class World(Closing):
     """Hosts, links and flows under one clock. Use it with `with`: its memory is C's.
 
     Args:
@@ -218,17 +218,6 @@ class World:
         if self._world == ffi.NULL:
             raise ResourceExhausted("no memory for a world of this size")
         self._frame = ffi.new("uint8_t[]", FRAME_MAX)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Gives the memory back; nothing else may be called afterwards."""

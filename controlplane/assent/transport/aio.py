@@ -31,8 +31,9 @@ from assent.transport.core import (
     port_config,
 )
 from assent.transport.errors import EndedError, SessionOverError, WouldBlockError
+from assent.transport.faces import ConnectionFace, EndpointFace, FlowFace
 from assent.transport.listening import Arrival, Listening
-from assent.transport.ring import Backend, FlowStats, PortInfo, Ready, RingFlow
+from assent.transport.ring import Backend, Ready, RingFlow
 from assent.transport.steps import Steps, run_async
 from assent.wire.cellid import CellID
 from assent.wire.control import Delivery, FlowClass
@@ -123,7 +124,7 @@ class _Waiters:
                 future.set_result(Ready.BROKEN)
 
 
-class Endpoint:
+class Endpoint(EndpointFace):
     """A cell of this host, in this process.
 
     Args:
@@ -151,7 +152,7 @@ class Endpoint:
         spin_us: int = 0,
     ) -> None:
         port = port_config(backend, queue, busy_poll_us, spin_us)
-        self._core = EndpointCore(local, interface, socket, port, token)
+        super().__init__(EndpointCore(local, interface, socket, port, token))
         self._waiters: _Waiters
         self._open: set[Flow] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,16 +190,6 @@ class Endpoint:
             # The endpoint's threads are waited for.
             await asyncio.to_thread(self._core.close)
 
-    @property
-    def local(self) -> CellID:
-        """The cell."""
-        return self._core.local
-
-    @property
-    def info(self) -> PortInfo | None:
-        """Which sockets are in use, and why not better ones; None before the first flow."""
-        return self._core.info()
-
     async def connect(self, cell: CellID | str) -> Connection:
         """The session with a remote cell; shakes hands where there is none.
 
@@ -230,11 +221,6 @@ class Endpoint:
 
     # For this module's other classes.
 
-    @property
-    def core(self) -> EndpointCore:
-        """What both flavours share."""
-        return self._core
-
     async def run(self, steps: Steps[T]) -> T:
         """Goes through an operation."""
         await self._waiters.breathe()
@@ -257,7 +243,7 @@ class Endpoint:
         task.add_done_callback(self._tasks.discard)
 
 
-class Connection:
+class Connection(ConnectionFace):
     """The session with one remote cell; made by `Endpoint.connect`.
 
     It survives that the session is renewed or the cell moves to another interface. `send` and
@@ -267,8 +253,8 @@ class Connection:
     """
 
     def __init__(self, endpoint: Endpoint, core: ConnectionCore) -> None:
+        super().__init__(core)
         self._endpoint = endpoint
-        self._core = core
         self._default: Flow | None = None
         self._opening = asyncio.Lock()
 
@@ -286,16 +272,6 @@ class Connection:
             await self.close()
         elif self._default is not None:
             await self._default.abort()
-
-    @property
-    def remote(self) -> CellID:
-        """The peer."""
-        return self._core.remote
-
-    @property
-    def name(self) -> str:
-        """What this host calls the peer."""
-        return self._core.name
 
     async def flow(self, number: int = DEFAULT_FLOW) -> Flow:
         """Opens a flow by its number; the peer does the same, nothing is agreed.
@@ -369,15 +345,15 @@ class Connection:
                     raise
 
 
-class Flow:
+class Flow(FlowFace):
     """Messages, both ways, with one remote cell.
 
     One task at a time sends and one receives; others wait for their turn.
     """
 
     def __init__(self, endpoint: Endpoint, core: FlowCore) -> None:
+        super().__init__(core)
         self._endpoint = endpoint
-        self._core = core
         self._sending = asyncio.Lock()
         self._receiving = asyncio.Lock()
 
@@ -398,58 +374,6 @@ class Flow:
         with contextlib.suppress(EndedError):
             while True:
                 yield await self.recv()
-
-    # What it is
-
-    @property
-    def remote(self) -> CellID:
-        """The peer."""
-        return self._core.access.remote
-
-    @property
-    def number(self) -> int:
-        """Its number in the session."""
-        return self._core.access.flow
-
-    @property
-    def label(self) -> str | None:
-        """What it was defined for; None where it was opened by its number."""
-        return self._core.label
-
-    @property
-    def delivery(self) -> Delivery:
-        """What it promises of its messages."""
-        return self._core.access.delivery
-
-    @property
-    def flow_class(self) -> FlowClass:
-        """Its priority."""
-        return self._core.access.flow_class
-
-    @property
-    def message_max(self) -> int:
-        """Bytes of a message that fits one frame: all that one may have, unless it is ordered."""
-        return self._core.ring.message_max()
-
-    @property
-    def credit(self) -> int:
-        """Blocks of 64 bytes that the peer has room for now. A frame costs one and its payload."""
-        return self._core.credit
-
-    @property
-    def stats(self) -> FlowStats:
-        """The counts so far."""
-        return self._core.stats
-
-    @property
-    def may_be_lost(self) -> bool:
-        """Whether something was sent that the peer has not receipted."""
-        return self._core.may_be_lost
-
-    @property
-    def core(self) -> FlowCore:
-        """What both flavours share."""
-        return self._core
 
     # Sending
 

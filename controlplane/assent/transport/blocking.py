@@ -35,8 +35,9 @@ from assent.transport.core import (
     port_config,
 )
 from assent.transport.errors import EndedError, SessionOverError, WouldBlockError
+from assent.transport.faces import ConnectionFace, EndpointFace, FlowFace
 from assent.transport.listening import Arrival, Listening
-from assent.transport.ring import Backend, FlowStats, PortInfo
+from assent.transport.ring import Backend
 from assent.transport.steps import SLICE_MS, Deadline, Progress, Steps, run_blocking
 from assent.wire.cellid import CellID
 from assent.wire.control import Delivery, FlowClass
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Endpoint:
+class Endpoint(EndpointFace):
     """A cell of this host, in this process; arguments as of `assent.transport.Endpoint`."""
 
     def __init__(
@@ -63,7 +64,7 @@ class Endpoint:
         spin_us: int = 0,
     ) -> None:
         port = port_config(backend, queue, busy_poll_us, spin_us)
-        self._core = EndpointCore(local, interface, socket, port, token)
+        super().__init__(EndpointCore(local, interface, socket, port, token))
         self._open: set[Flow] = set()
 
     def __enter__(self) -> Self:
@@ -94,16 +95,6 @@ class Endpoint:
         finally:
             self._core.close()
 
-    @property
-    def local(self) -> CellID:
-        """The cell."""
-        return self._core.local
-
-    @property
-    def info(self) -> PortInfo | None:
-        """Which sockets are in use, and why not better ones; None before the first flow."""
-        return self._core.info()
-
     def connect(self, cell: CellID | str) -> Connection:
         """The session with a remote cell; shakes hands where there is none.
 
@@ -129,11 +120,6 @@ class Endpoint:
 
     # For this module's other classes.
 
-    @property
-    def core(self) -> EndpointCore:
-        """What both flavours share."""
-        return self._core
-
     def adopt(self, core: FlowCore) -> Flow:
         """The face of a flow that was just opened."""
         flow = Flow(self, core)
@@ -145,12 +131,12 @@ class Endpoint:
         self._open.discard(flow)
 
 
-class Connection:
+class Connection(ConnectionFace):
     """The session with one remote cell; see `assent.transport.Connection`."""
 
     def __init__(self, endpoint: Endpoint, core: ConnectionCore) -> None:
+        super().__init__(core)
         self._endpoint = endpoint
-        self._core = core
         self._default: Flow | None = None
         self._opening = threading.Lock()
 
@@ -168,16 +154,6 @@ class Connection:
             self.close()
         elif self._default is not None:
             self._default.abort()
-
-    @property
-    def remote(self) -> CellID:
-        """The peer."""
-        return self._core.remote
-
-    @property
-    def name(self) -> str:
-        """What this host calls the peer."""
-        return self._core.name
 
     def flow(self, number: int = DEFAULT_FLOW) -> Flow:
         """Opens a flow by its number; the peer does the same, nothing is agreed."""
@@ -242,12 +218,12 @@ class Connection:
                     raise
 
 
-class Flow:
+class Flow(FlowFace):
     """Messages, both ways, with one remote cell; see `assent.transport.Flow`."""
 
     def __init__(self, endpoint: Endpoint, core: FlowCore) -> None:
+        super().__init__(core)
         self._endpoint = endpoint
-        self._core = core
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
 
@@ -271,58 +247,6 @@ class Flow:
         with contextlib.suppress(EndedError):
             while True:
                 yield self.recv()
-
-    # What it is
-
-    @property
-    def remote(self) -> CellID:
-        """The peer."""
-        return self._core.access.remote
-
-    @property
-    def number(self) -> int:
-        """Its number in the session."""
-        return self._core.access.flow
-
-    @property
-    def label(self) -> str | None:
-        """What it was defined for; None where it was opened by its number."""
-        return self._core.label
-
-    @property
-    def delivery(self) -> Delivery:
-        """What it promises of its messages."""
-        return self._core.access.delivery
-
-    @property
-    def flow_class(self) -> FlowClass:
-        """Its priority."""
-        return self._core.access.flow_class
-
-    @property
-    def message_max(self) -> int:
-        """Bytes of a message that fits one frame: all that one may have, unless it is ordered."""
-        return self._core.ring.message_max()
-
-    @property
-    def credit(self) -> int:
-        """Blocks of 64 bytes that the peer has room for now. A frame costs one and its payload."""
-        return self._core.credit
-
-    @property
-    def stats(self) -> FlowStats:
-        """The counts so far."""
-        return self._core.stats
-
-    @property
-    def may_be_lost(self) -> bool:
-        """Whether something was sent that the peer has not receipted."""
-        return self._core.may_be_lost
-
-    @property
-    def core(self) -> FlowCore:
-        """What both flavours share."""
-        return self._core
 
     # Sending
 

@@ -319,13 +319,24 @@ class EndpointCore:
                 flow.failure = flow.failure or error
                 self.on_news(flow)
 
-    def peer_left(self, remote: CellID, number: int) -> None:
-        """The peer's application is done with a flow."""
+    def peer_left(self, remote: CellID, number: int, awaited: int) -> None:
+        """The peer's application is done with a flow.
+
+        Args:
+            remote: the peer.
+            number: of the flow.
+            awaited: all numbers before this one were consumed there; 0 = not known.
+        """
         with self._guard:
             flow = self._flows.get((remote, number))
-        if flow is not None:
+            if flow is None or self._ring is None:
+                return
+            # What it sent before it left, its last receipts among it, came before this word.
+            self._ring.catch_up()
+            if awaited:
+                flow.ring.taken(awaited)
             flow.departed = True
-            self.on_news(flow)
+        self.on_news(flow)
 
     # Inside
 
@@ -502,7 +513,7 @@ class FlowCore:
             raise self._endpoint.failure
         if self.failure is not None:
             raise self.failure
-        if self.departed and wanted:
+        if self.departed and wanted and not self._has(wanted & ~Ready.WRITABLE):
             if wanted & Ready.READABLE:
                 raise FlowError("the peer has left without ending the flow")
             raise EndedError("the peer has closed the flow")
@@ -771,6 +782,10 @@ class FlowCore:
             self._endpoint.on_news(self)
 
     # Inside
+
+    def _has(self, wanted: Ready) -> bool:
+        """Whether one of these is there already."""
+        return bool(wanted and self.ring.wait(wanted, 0))
 
     def _check_open(self) -> None:
         if self._released:

@@ -16,7 +16,7 @@ from typing import Final
 from assent.errors import RemoteError
 from assent.handshake.keys import AEAD_TAG_LEN, open_
 from assent.wire.cellid import CellID
-from assent.wire.control import ControlTag, Gaps, Tag, decode_tags
+from assent.wire.control import ControlTag, Gaps, Tag, decode_gaps, decode_tags
 from assent.wire.ethernet import ETHERNET_HEADER_LEN
 from assent.wire.fabric import ETHERTYPE, Flags, Frame, FrameError, Header, header_tag
 from assent.wire.records import Record, decode_records
@@ -184,12 +184,9 @@ def _opened(kind: Kind, frame: Frame, key: DirectionKeys) -> Dissected:
     )
     if kind is Kind.DATA:
         return Dissected(kind, header, records=decode_records(plain))
+    if kind is Kind.GAPS and decode_gaps(plain).gaps[0][0] != header.nack_slot:
+        raise DissectError("nack_slot is not the first of the gaps")
     tags, skipped = decode_tags(plain)
-    if kind is Kind.GAPS:
-        if [tag.tag for tag in tags] != [Tag.GAPS] or skipped:
-            raise DissectError("a frame of gaps carries one GAPS")
-        if Gaps.from_body(tags[0].body).gaps[0][0] != header.nack_slot:
-            raise DissectError("nack_slot is not the first of the gaps")
     return Dissected(kind, header, tags=tags, skipped=skipped)
 
 

@@ -20,10 +20,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from assent.client import ApiError
+from assent.closing import Closing
 from assent.transport.errors import ClosedError
 from assent.wire.cellid import CellID
 from assent.wire.control import Delivery, FlowClass
@@ -104,7 +104,7 @@ class LentListener:
                 self._port.release(offer.index)
 
 
-class LentPort:
+class LentPort(Closing):
     """A connection to the daemon, and the ring that it lends over it.
 
     Args:
@@ -132,17 +132,6 @@ class LentPort:
             raise
         self._thread = threading.Thread(target=self._listen, name="assent lent ring", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def local(self) -> CellID:

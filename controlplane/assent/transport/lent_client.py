@@ -19,7 +19,6 @@ from assent.errors import InvalidArgument
 from assent.naming import cell_ref
 from assent.transport.errors import ClosedError
 from assent.transport.lent import ALL, LentListener, LentPort, default_socket
-from assent.transport.lines import LINE_LEN, TX_CREDIT
 from assent.transport.ring import Ring
 from assent.v1.cells_pb2 import Cell, CellRef, ListCellsRequest, ListCellsResponse
 from assent.v1.common_pb2 import CellId
@@ -127,8 +126,7 @@ class LentLines:
 
     def credit(self, index: int) -> int:
         """Blocks of 64 bytes that may be sent on a flow now."""
-        granted, spent = TX_CREDIT.unpack_from(_ffi.buffer(self.native(index), LINE_LEN))
-        return max(0, int(granted - spent))
+        return int(_lib.an_line_credit(self.native(index)))
 
     def close(self) -> None:
         """Nothing: the page is the ring's."""

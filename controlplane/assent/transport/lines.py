@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import mmap
-import struct
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +11,9 @@ from assent import _native
 from assent.dataplane.libbpf import Map
 
 _ffi: Any = _native.ffi
+_lib: Any = _native.lib
 
-LINE_LEN: Final = 64
-# tx_granted and tx_spent of struct assent_flow; tests hold this to the gate's own layout.
-TX_CREDIT: Final = struct.Struct("=16x2Q")
+LINE_LEN: Final[int] = _lib.AN_LINE_LEN
 
 
 class Lines:
@@ -37,8 +35,7 @@ class Lines:
 
     def credit(self, slot: int) -> int:
         """Blocks of 64 bytes that may be sent on a flow now."""
-        granted, spent = TX_CREDIT.unpack_from(self._memory, slot * LINE_LEN)
-        return max(0, int(granted - spent))
+        return int(_lib.an_line_credit(self.native(slot)))
 
     def close(self) -> None:
         """Unmaps them; no flow may use them any more."""

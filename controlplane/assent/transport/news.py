@@ -72,7 +72,7 @@ class SessionNews:
                 reason = f": {event.reason}" if event.reason else ""
                 endpoint.session_over(remote, 0, SessionOverError(f"the session has ended{reason}"))
             case SessionEvent.KIND_FLOW_CLOSED:
-                endpoint.peer_left(remote, event.flow)
+                endpoint.peer_left(remote, event.flow, event.awaited)
             case _:
                 pass
 

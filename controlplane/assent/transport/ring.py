@@ -283,6 +283,10 @@ class Ring:
         """Makes `drive` return soon."""
         _lib.an_ring_wake(self.handle)
 
+    def catch_up(self) -> None:
+        """Takes in all that has arrived by now."""
+        _lib.an_ring_catch_up(self.handle)
+
     def move(self, config: PortConfig, local_mac: bytes) -> None:
         """Goes on through another interface; the flows stay.
 
@@ -522,6 +526,10 @@ class RingFlow:
     def watch(self, wanted: Ready) -> Ready:
         """What of these is there; where nothing is, the ring's descriptor will tell of it once."""
         return Ready(_lib.an_ring_watch(self._ring.handle, self._flow(), wanted))
+
+    def taken(self, awaited: int) -> None:
+        """The peer has consumed all numbers before this one."""
+        _lib.an_ring_taken(self._ring.handle, self._flow(), awaited)
 
     def check(self) -> None:
         """Raises FlowError where the flow is broken."""

@@ -22,6 +22,7 @@ from assent.wire.control_body import (
     MAX_BODY,
     MAX_DEPTH,
     MAX_ITEMS,
+    MAX_REASON,
     ControlError,
     decode_body,
     encode_body,
@@ -34,7 +35,6 @@ from assent.wire.control_covenant import (
 from assent.wire.control_flow import (
     MAX_GAPS,
     MAX_LABEL,
-    MAX_REASON,
     Close,
     Define,
     Delivery,
@@ -117,9 +117,11 @@ __all__ = [
     "Tag",
     "Tensor",
     "decode_body",
+    "decode_gaps",
     "decode_tag",
     "decode_tags",
     "encode_body",
+    "encode_gaps",
     "encode_tags",
     "tag_len",
 ]
@@ -213,6 +215,26 @@ def decode_tags(buf: bytes) -> tuple[tuple[ControlTag, ...], int]:
         else:
             known.append(tag)
     return tuple(known), skipped
+
+
+def decode_gaps(plain: bytes) -> Gaps:
+    """Reads what a GAPS frame of a data flow carries: that one tag, to the bit.
+
+    Raises:
+        ControlError: It is anything else, or the same in another form.
+    """
+    tags, _ = decode_tags(plain)
+    if [tag.tag for tag in tags] != [Tag.GAPS]:
+        raise ControlError("a frame of gaps carries one GAPS")
+    gaps = Gaps.from_body(tags[0].body)
+    if encode_gaps(gaps) != plain:
+        raise ControlError("a GAPS of another form than that of its frames")
+    return gaps
+
+
+def encode_gaps(gaps: Gaps) -> bytes:
+    """What a GAPS frame of a data flow carries: whole 64-byte blocks."""
+    return encode_tags([ControlTag(Tag.GAPS, 0, gaps.to_body())])
 
 
 def tag_len(head: bytes | bytearray) -> int:

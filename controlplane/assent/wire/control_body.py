@@ -23,6 +23,7 @@ from assent.errors import InvalidArgument, RemoteError
 MAX_BODY: Final = 1400
 MAX_DEPTH: Final = 8
 MAX_ITEMS: Final = 320
+MAX_REASON: Final = 255
 
 U16_MAX: Final = 0xFFFF
 U32_MAX: Final = 0xFFFF_FFFF
@@ -260,3 +261,24 @@ def from_peer(build: Callable[[], _T]) -> _T:
         return build()
     except InvalidArgument as refusal:
         raise ControlError(str(refusal)) from None
+
+
+def check_answer(accepted: bool | None, reason: str) -> None:
+    """A question has neither; a refusal alone has a reason, for people."""
+    check_text("reason", reason, 0, MAX_REASON)
+    if reason and accepted is not False:
+        raise InvalidArgument("reason", "belongs to a refusal")
+
+
+def put_answer(body: dict[str, object], accepted: bool | None, reason: str) -> dict[str, object]:
+    """Adds what an answer says."""
+    if accepted is not None:
+        body["accepted"] = accepted
+    if reason:
+        body["reason"] = reason
+    return body
+
+
+def take_answer(body: object) -> tuple[bool | None, str]:
+    """What it says: whether it accepts, None in a question, and why not."""
+    return take_if(body, "accepted", bool), take_if(body, "reason", str) or ""

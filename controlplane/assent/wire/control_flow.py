@@ -11,24 +11,27 @@ from typing import Final
 
 from assent.errors import InvalidArgument
 from assent.wire.control_body import (
+    MAX_REASON,
     U16_MAX,
     U32_MAX,
     U64_MAX,
     ControlError,
+    check_answer,
     check_int,
     check_text,
     from_peer,
+    put_answer,
     take,
     take_all,
+    take_answer,
     take_if,
 )
 from assent.wire.control_hail import MTU_MIN
 
-MAX_REASON: Final = 255
 MAX_LABEL: Final = 63
 MAX_GAPS: Final = 128
-GAPS_SPAN: Final = 8192
-"""The largest replay window: nothing older than that can be missing still."""
+GAPS_SPAN: Final = (1 << 31) - 1
+"""Numbers wrap; what one list tells of is less than half of them."""
 
 
 class Delivery(enum.IntEnum):
@@ -78,9 +81,7 @@ class Define:
         check_int("flow", self.flow, 1, U16_MAX)
         check_int("mtu", self.mtu, MTU_MIN, U16_MAX)
         check_text("label", self.label, 0, MAX_LABEL)
-        check_text("reason", self.reason, 0, MAX_REASON)
-        if self.reason and self.accepted is not False:
-            raise InvalidArgument("reason", "belongs to a refusal")
+        check_answer(self.accepted, self.reason)
 
     def to_body(self) -> dict[str, object]:
         """The body as a CBOR map."""
@@ -91,11 +92,7 @@ class Define:
             "mtu": self.mtu,
             "label": self.label,
         }
-        if self.accepted is not None:
-            body["accepted"] = self.accepted
-        if self.reason:
-            body["reason"] = self.reason
-        return body
+        return put_answer(body, self.accepted, self.reason)
 
     @classmethod
     def from_body(cls, body: object) -> Define:
@@ -110,7 +107,7 @@ class Define:
             raise ControlError("delivery: is not a known one")
         if flow_class not in _CLASSES:
             raise ControlError("class: is not a known one")
-        accepted, reason = take_if(body, "accepted", bool), take_if(body, "reason", str)
+        accepted, reason = take_answer(body)
         return from_peer(
             lambda: cls(
                 flow,
@@ -119,7 +116,7 @@ class Define:
                 mtu,
                 label,
                 accepted,
-                "" if reason is None else reason,
+                reason,
             )
         )
 
@@ -172,7 +169,8 @@ class Gaps:
 
     Attributes:
         gaps: 1 to 128 pairs of first number (32 bits) and count (from 1), rising, with at least one
-            number between them; all within a span of 8,192 numbers.
+            number between them; from the first number to the last, less than half of all numbers.
+            Numbers wrap.
     """
 
     gaps: tuple[tuple[int, int], ...]
@@ -180,19 +178,22 @@ class Gaps:
     def __post_init__(self) -> None:
         if not 1 <= len(self.gaps) <= MAX_GAPS:
             raise InvalidArgument("gaps", f"must be 1 to {MAX_GAPS}")
-        after = 0
+        span = -1
         for first, count in self.gaps:
-            check_int("gaps", first, after, U32_MAX)
+            check_int("gaps", first, 0, U32_MAX)
             check_int("gaps", count, 1, GAPS_SPAN)
-            after = first + count + 1
-        if after - 2 > U32_MAX or after - 1 - self.gaps[0][0] > GAPS_SPAN:
-            raise InvalidArgument("gaps", f"must lie within {GAPS_SPAN} numbers of 32 bits")
+            start = (first - self.gaps[0][0]) & U32_MAX
+            if start <= span:
+                raise InvalidArgument("gaps", "must rise, with a number between two")
+            span = start + count
+            if span > GAPS_SPAN:
+                raise InvalidArgument("gaps", "must lie within half of all numbers")
 
     def to_body(self) -> dict[str, object]:
         """The body as a CBOR map."""
         told: list[int] = list(self.gaps[0])
         for (first, count), (later, later_count) in itertools.pairwise(self.gaps):
-            told += later - first - count, later_count
+            told += (later - first - count) & U32_MAX, later_count
         return {"gaps": told}
 
     @classmethod
@@ -205,6 +206,8 @@ class Gaps:
         told = take_all(body, "gaps", int)
         if len(told) % 2:
             raise ControlError("gaps: a range lacks its count")
+        if not all(0 <= number <= U32_MAX for number in told):
+            raise ControlError("gaps: a number has 32 bits")
         return from_peer(lambda: cls(tuple(_ranges(told))))
 
 
@@ -212,8 +215,9 @@ def _ranges(told: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """First number and count of each range."""
     after = 0
     for skip, count in zip(told[::2], told[1::2], strict=True):
-        yield after + skip, count
-        after += skip + count
+        first = (after + skip) & U32_MAX
+        yield first, count
+        after = first + count
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +230,15 @@ class Close:
         seq: The last number that its sender has used, or given up, on that flow; None where that is
             not known. Whoever drives the flow next begins after it.
         spent: With `seq`: blocks that its sender has spent on that flow, cumulative, 64 bits.
+        awaited: The number on that flow that its sender would have taken next: all before it are
+            consumed; None where that is not known.
     """
 
     reason: str
     flow: int | None = None
     seq: int | None = None
     spent: int | None = None
+    awaited: int | None = None
 
     def __post_init__(self) -> None:
         check_text("reason", self.reason, 0, MAX_REASON)
@@ -244,11 +251,15 @@ class Close:
         if self.seq is not None and self.spent is not None:
             check_int("seq", self.seq, 0, U32_MAX)
             check_int("spent", self.spent, 0, U64_MAX)
+        if self.awaited is not None:
+            check_int("awaited", self.awaited, 0, U32_MAX)
+            if self.flow is None:
+                raise InvalidArgument("awaited", "goes with a flow")
 
     def to_body(self) -> dict[str, object]:
         """The body as a CBOR map."""
         body: dict[str, object] = {"reason": self.reason}
-        for name in ("flow", "seq", "spent"):
+        for name in ("flow", "seq", "spent", "awaited"):
             if (value := getattr(self, name)) is not None:
                 body[name] = value
         return body
@@ -262,4 +273,5 @@ class Close:
         """
         reason, flow = take(body, "reason", str), take_if(body, "flow", int)
         seq, spent = take_if(body, "seq", int), take_if(body, "spent", int)
-        return from_peer(lambda: cls(reason, flow, seq, spent))
+        awaited = take_if(body, "awaited", int)
+        return from_peer(lambda: cls(reason, flow, seq, spent, awaited))

@@ -11,14 +11,15 @@ from typing import Final
 from assent.errors import InvalidArgument
 from assent.wire.control_body import (
     U64_MAX,
+    check_answer,
     check_int,
     check_text,
     from_peer,
+    put_answer,
     take,
     take_all,
-    take_if,
+    take_answer,
 )
-from assent.wire.control_flow import MAX_REASON
 
 MAX_REGION: Final = 255
 MAX_DIMENSIONS: Final = 16
@@ -74,9 +75,7 @@ class Tensor:
         check_int("size", self.size, 0, self.region_size - self.offset)
         if self.offset % each or self.size % each:
             raise InvalidArgument("offset", "and size must be whole elements")
-        check_text("reason", self.reason, 0, MAX_REASON)
-        if self.reason and self.accepted is not False:
-            raise InvalidArgument("reason", "belongs to a refusal")
+        check_answer(self.accepted, self.reason)
 
     @property
     def region_size(self) -> int:
@@ -92,11 +91,7 @@ class Tensor:
             "offset": self.offset,
             "size": self.size,
         }
-        if self.accepted is not None:
-            body["accepted"] = self.accepted
-        if self.reason:
-            body["reason"] = self.reason
-        return body
+        return put_answer(body, self.accepted, self.reason)
 
     @classmethod
     def from_body(cls, body: object) -> Tensor:
@@ -108,9 +103,5 @@ class Tensor:
         name, dtype = take(body, "name", str), take(body, "dtype", str)
         shape = take_all(body, "shape", int)
         offset, size = take(body, "offset", int), take(body, "size", int)
-        accepted, reason = take_if(body, "accepted", bool), take_if(body, "reason", str)
-        return from_peer(
-            lambda: cls(
-                name, dtype, shape, offset, size, accepted, "" if reason is None else reason
-            )
-        )
+        accepted, reason = take_answer(body)
+        return from_peer(lambda: cls(name, dtype, shape, offset, size, accepted, reason))

@@ -10,12 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from assent._native import ffi, lib
 from assent.errors import RemoteError
 
-MORE: Final = 0x8000
-END: Final = 0x4000
-HEAD_LEN: Final = 2
-_LENGTH: Final = 0x3FFF
+_HEAD_LEN: Final = 2
+_FAULTS: Final = {
+    lib.AN_RECORDS_FINE: "more records than a frame holds",
+    lib.AN_RECORDS_SHORT: "a payload ends within the head of a record",
+    lib.AN_RECORDS_OVERRUN: "a record runs over the end of its payload",
+    lib.AN_RECORDS_END: "an end that carries something",
+    lib.AN_RECORDS_FOLLOWED: "a record after the last one",
+}
 
 
 class RecordError(RemoteError):
@@ -44,20 +49,17 @@ def decode_records(plain: bytes) -> tuple[Record, ...]:
         RecordError: It is empty, a record runs over its end, MORE is not on the last record, or
             END comes with anything else.
     """
-    records: list[Record] = []
-    at = 0
-    while at < len(plain) or not records:
-        if at + HEAD_LEN > len(plain):
-            raise RecordError("a payload ends within the head of a record")
-        if records and (records[-1].more or records[-1].end):
-            raise RecordError("a record after the last one")
-        head = int.from_bytes(plain[at : at + HEAD_LEN], "big")
-        at += HEAD_LEN
-        length = head & _LENGTH
-        if head & END and head != END:
-            raise RecordError("an end that carries something")
-        if at + length > len(plain):
-            raise RecordError("a record runs over the end of its payload")
-        records.append(Record(plain[at : at + length], bool(head & MORE), bool(head & END)))
-        at += length
-    return tuple(records)
+    most = len(plain) // _HEAD_LEN
+    spans = ffi.new("uint32_t[]", 3 * most)
+    count = lib.an_records_split(plain, len(plain), True, spans, most)
+    if count < 0:
+        raise RecordError(_FAULTS[lib.an_records_fault(plain, len(plain), True)])
+    found = ffi.unpack(spans, 3 * count) if count else []
+    return tuple(
+        Record(
+            plain[start : start + length],
+            more=bool(flags & lib.AN_RECORD_MORE),
+            end=bool(flags & lib.AN_RECORD_END),
+        )
+        for start, length, flags in zip(found[::3], found[1::3], found[2::3], strict=True)
+    )

@@ -95,7 +95,7 @@ class Tables:
     @cached_property
     def flows(self) -> FlowTable:
         """The flow table; mapped at first use."""
-        return FlowTable(self._maps["flows"], self._btf.map_value("flows"))
+        return FlowTable(self._maps["flows"], self._btf)
 
     @cached_property
     def bloom(self) -> BloomFilter:

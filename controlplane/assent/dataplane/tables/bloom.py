@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from assent.dataplane.closing import Closing
+from assent.closing import Closing
 from assent.dataplane.libbpf import Map
 from assent.dataplane.tables.config import ConfigTable
 from assent.dataplane.tables.units import SEC

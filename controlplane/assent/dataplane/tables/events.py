@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from assent.closing import Closing
 from assent.dataplane.btf import Btf
-from assent.dataplane.closing import Closing
 from assent.dataplane.libbpf import Map, RingBuffer
 from assent.dataplane.reasons import Reasons
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING
 
-from assent.dataplane.btf import Layout, Record
+from assent.dataplane.btf import Btf, Record
 from assent.dataplane.libbpf import Map
 from assent.dataplane.tables.units import BYTE_ORDER
 from assent.errors import InvalidArgument, NotFound, ResourceExhausted
@@ -18,16 +18,15 @@ SEQ_MAX = 1 << 31
 """A session is renewed before half of the sequence space is used (RFC 1982 comparison)."""
 # C compares credit as unsigned, and nothing may come near the wrap.
 _MAX_BLOCKS = 1 << 62
-# enum assent_open
-_SHUT, _TO_STACK, _TO_RING = 0, 1, 2
 _MAX_WINDOW = (1 << 32) - 1
 
 
 class FlowTable:
     """Accounting of all flows."""
 
-    def __init__(self, table: Map, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, table: Map, btf: Btf) -> None:
+        self._layout = layout = btf.map_value("flows")
+        self._opened = btf.enum("assent_open")
         self._count = table.max_entries
         length = -(-table.max_entries * layout.size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(table.fd, length, mmap.MAP_SHARED)
@@ -94,8 +93,8 @@ class FlowTable:
             to_ring: it takes them by AF_XDP, so they do not go to the kernel's stack.
         """
         at = self._at(slot) + self._layout.offsetof("rx_open")
-        where = (_TO_RING if to_ring else _TO_STACK) if is_open else _SHUT
-        self._memory[at : at + 2] = where.to_bytes(2, BYTE_ORDER)
+        where = ("TO_RING" if to_ring else "TO_STACK") if is_open else "SHUT"
+        self._memory[at : at + 2] = self._opened[f"ASSENT_{where}"].to_bytes(2, BYTE_ORDER)
 
     def retire(self, slot: int) -> None:
         """Ends what an endpoint that is gone has sent: nothing of it is waited for any more.

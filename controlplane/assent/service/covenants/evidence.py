@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from uuid import UUID
 
+from assent.closing import Closing
 from assent.errors import AssentError, InvalidArgument
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Evidence:
     record: Mapping[str, Any]
 
 
-class EvidenceLog:
+class EvidenceLog(Closing):
     """Appends to the log of one daemon. Use it as a context manager.
 
     What is appended has been handed to the operating system when `append` returns, so it outlives
@@ -96,17 +96,6 @@ class EvidenceLog:
         except BaseException:
             os.close(self._fd)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the file. Idempotent."""

@@ -126,9 +126,7 @@ class SessionsServicer(Base):
         """Flows that peers define for this listener, while the call lasts."""
         _require_unix(context)
         local = self._local(request) or self._registry.only_local().id
-        remote: CellID | None = None
-        if request.HasField("remote"):
-            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        remote = self._asked_remote(request)
         with self._calls.listening(local, remote, _label(request.label)) as accepted:
             # The client learns that it is listening before anything is offered.
             await context.send_initial_metadata(())
@@ -149,9 +147,7 @@ class SessionsServicer(Base):
         self, request: sessions_pb2.WatchSessionRequest, context: Context
     ) -> AsyncIterator[sessions_pb2.SessionEvent]:
         """What becomes of sessions, from now on."""
-        remote: CellID | None = None
-        if request.HasField("remote"):
-            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        remote = self._asked_remote(request)
         with self._sessions.news.watching(remote, self._local(request)) as watcher:
             # The client learns that it is being served before anything happens.
             await context.send_initial_metadata(())
@@ -175,9 +171,7 @@ class SessionsServicer(Base):
         self, request: sessions_pb2.WatchManifestsRequest, context: Context
     ) -> AsyncIterator[sessions_pb2.Manifest]:
         """What peers announce, from now on, and what nobody has taken yet."""
-        remote: CellID | None = None
-        if request.HasField("remote"):
-            remote = self._registry.remote(translate.cell_ref("remote", request.remote)).id
+        remote = self._asked_remote(request)
         flow = fields.number("flow", request.flow, 0, FLOW_MAX) or None
         # The client learns that it is being served before anything has been announced.
         await context.send_initial_metadata(())
@@ -243,6 +237,7 @@ class SessionsServicer(Base):
             interface=news.interface,
             local_mac=fields.mac_text(news.mac),
             mtu=news.mtu,
+            awaited=news.awaited,
         )
         if news.remote is not None:
             event.remote.CopyFrom(translate.cell_id(news.remote))
@@ -265,6 +260,16 @@ class SessionsServicer(Base):
             return None
         ref: cells_pb2.CellRef = request.local
         return self._registry.local(translate.cell_ref("local", ref)).id
+
+    def _asked_remote(
+        self,
+        request: sessions_pb2.AcceptFlowsRequest
+        | sessions_pb2.WatchSessionRequest
+        | sessions_pb2.WatchManifestsRequest,
+    ) -> CellID | None:
+        if not request.HasField("remote"):
+            return None
+        return self._registry.remote(translate.cell_ref("remote", request.remote)).id
 
 
 def _require_unix(context: Context) -> None:
