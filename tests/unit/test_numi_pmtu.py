@@ -317,8 +317,8 @@ def test_what_the_kernel_says_of_the_path_is_probed_first() -> None:
 def test_a_forged_word_of_the_path_costs_one_search() -> None:
     world = Path(up_to(1472))
     world.run(1)
-    for room in (-1, 0, 68, 511, 1472, 1473, 1 << 40):
-        world.path.too_big(room, world.now)
+    for told in (-1, 0, 68, 511, 1472, 1473, 1 << 40):
+        world.path.too_big(told, world.now)
         assert (world.path.state, world.path.size) == (State.COMPLETE, 1472)
     world.path.too_big(600, world.now)
     assert world.path.size == 1200
@@ -388,8 +388,8 @@ def test_data_that_arrive_clear_a_doubt() -> None:
 
 def test_failed_sizes_are_bounded() -> None:
     path = PathMtu(JUMBO, 0)
-    for room in range(8000, 7000, -1):
-        path.too_big(room, 0)
+    for told in range(8000, 7000, -1):
+        path.too_big(told, 0)
     assert len(path.failed) == 32
 
 
