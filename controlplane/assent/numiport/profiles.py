@@ -124,8 +124,8 @@ class Arbitration(_Section):
 
     burst_p0: int = _number(8, 1, 1 << 16)
     burst_p1: int = _number(8, 1, 1 << 16)
-    quantum_p1: int = _number(64 * KIB, 1, CREDIT_MAX)
-    quantum_p2: int = _number(64 * KIB, 1, CREDIT_MAX)
+    quantum_p1: int = _number(64 * KIB, KIB, CREDIT_MAX)
+    quantum_p2: int = _number(64 * KIB, KIB, CREDIT_MAX)
     bursts: int = _number(128, 1, 1 << 20)
 
 
