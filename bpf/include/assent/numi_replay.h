@@ -29,7 +29,7 @@
 
 /* python: begin */
 #define ASSENT_NUMI_REPLAY_SLOTS 4 /* W by default, and the least that W may be */
-#define ASSENT_NUMI_REPLAY_SLOTS_MAX 16
+#define ASSENT_NUMI_REPLAY_SLOTS_MAX 64
 #define ASSENT_NUMI_REPLAY_SEQS 4096 /* numbers a slot by default */
 #define ASSENT_NUMI_REPLAY_SEQS_MAX 65536
 /* python: end */
