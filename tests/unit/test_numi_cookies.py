@@ -332,14 +332,15 @@ def test_who_was_forgotten_has_to_send_again():
 
 
 def test_the_source_whose_window_began_first_is_forgotten_first():
-    book = Allowance(sources_max=2)
+    book = Allowance(sources_max=3)
     book.receive(source(1), 100, 0)
     book.receive(source(2), 100, 1)
     # The window of 1 is over and begins anew, behind that of 2.
-    book.receive(source(1), 100, ROUND_TRIP)
-    book.receive(source(3), 100, ROUND_TRIP)
+    for number in (1, 3, 4):
+        book.receive(source(number), 100, ROUND_TRIP)
     assert not spends(book, source(2), 1, ROUND_TRIP)
-    assert spends(book, source(1), 300, ROUND_TRIP)
+    for number in (1, 3, 4):
+        assert spends(book, source(number), 300, ROUND_TRIP)
 
 
 events = st.lists(
@@ -381,7 +382,6 @@ def test_whatever_comes_no_source_is_sent_more_than_three_times_what_came_from_i
 def test_a_flood_from_many_sources_is_bounded_in_memory_and_in_bytes_to_each():
     limit = 256
     book = Allowance(sources_max=limit)
-    jar_ = jar()
     noise = random_module.Random(5)
     victims = [source(number) for number in range(3)]
     to_victim = dict.fromkeys(victims, 0)
@@ -416,7 +416,6 @@ def test_a_flood_from_many_sources_is_bounded_in_memory_and_in_bytes_to_each():
     assert grown < limit * 1000
     for victim in victims:
         assert 0 < to_victim[victim] <= FACTOR * from_victim[victim]
-    assert jar_.secrets(0)[0].born == 0
 
 
 @pytest.mark.parametrize("changes", [{"window": 0}, {"sources_max": 0}])

@@ -262,7 +262,7 @@ def test_a_salt_has_32_bytes():
 # -- seals -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sender", "byte"), [(A, b"\0"), (B, b"\1")])
+@pytest.mark.parametrize(("sender", "byte"), [(A, b"\0"), (B, b"\1")], ids=["there", "back"])
 def test_a_seal_is_xchacha20_poly1305_under_the_nonce_of_its_place(sender, byte):
     salt = hkdf(MASTER, b"nonce-salt" + SESSION + A + B + bytes(7) + b"\7")
     place = bytes.fromhex("0102030405060708" + "00000002" + "0a0b0c0d") + byte
