@@ -436,7 +436,7 @@ def test_what_an_mtu_leaves() -> None:
         ("most", {"most": 1199}),
         ("most", {"least": 0}),
         ("most", {"base": 100}),
-        ("most", {"most": 65_508}),
+        ("most", {"most": 8973}),
         ("max_probes", {"max_probes": 0}),
         ("max_probes", {"step": 0}),
         ("probe_after", {"probe_after": SECOND - 1}),

@@ -21,10 +21,10 @@ from typing import Final
 from pyeclib.ec_iface import ECDriver
 
 from assent.errors import InvalidArgument
-from assent.numiport.wire import Fault, NumiportError
+from assent.numiport.wire import PACKET_MAX, Fault, NumiportError
 
 TOTAL_MAX: Final = 128
-SHRED_MAX: Final = 65_507
+SHRED_MAX: Final = PACKET_MAX
 PERMILLE: Final = 1000
 HALF: Final = 500
 """The share of coding shreds by default, in thousandths: Turbine's 32 of 64."""
@@ -68,7 +68,7 @@ def encode(shape: Shape, data: Sequence[bytes]) -> list[bytes]:
 
     Args:
         shape: Of the group.
-        data: Its data shreds, all of one length of 1 to 65,507 bytes.
+        data: Its data shreds, all of one length of 1 byte or more, such as a packet holds.
 
     Raises:
         InvalidArgument: They do not make such a group.

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from assent.errors import InvalidArgument
+from assent.numiport.wire import PACKET_MAX
 
 SECOND: Final = 1_000_000_000
 ORDINARY: Final = (1472, 1452)
@@ -86,8 +87,8 @@ class Settings:
         Raises:
             InvalidArgument: They contradict each other.
         """
-        if not 0 < self.least <= self.base <= self.most <= GSO_BYTES_MAX:
-            raise InvalidArgument("most", f"needs 0 < least <= base <= most <= {GSO_BYTES_MAX}")
+        if not 0 < self.least <= self.base <= self.most <= PACKET_MAX:
+            raise InvalidArgument("most", f"needs 0 < least <= base <= most <= {PACKET_MAX}")
         if self.step < 1 or self.max_probes < 1:
             raise InvalidArgument("max_probes", "needs a step and a number of probes of 1 or more")
         if self.probe_after < SECOND or self.raise_after < self.probe_after:
