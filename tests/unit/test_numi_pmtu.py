@@ -21,6 +21,7 @@ from assent.numiport.pmtu import (
     room,
     segments,
 )
+from assent.numiport.profiles import Mtu
 
 RTT = SECOND // 100
 JUMBO = Settings(most=8972)
@@ -424,6 +425,11 @@ def test_paths_are_bounded_and_remembered() -> None:
 def test_segments_stay_within_the_path_and_the_datagram(size: int, length: int, most: int) -> None:
     assert segments(size, length) == most
     assert segments(size, length) * length <= 65_507
+
+
+def test_a_profile_says_how_far_to_search() -> None:
+    settings = Settings.of(Mtu(base_payload=1300, most_payload=60_000, probe_interval_ns=1_000_000))
+    assert (settings.base, settings.most, settings.raise_after) == (1300, 8972, SECOND)
 
 
 def test_what_an_mtu_leaves() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neighbor sets: how long they are kept, when they are asked for early, and how diverse they are."""
+"""Neighbor sets: how long they are kept, when they are asked for early, how diverse they are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assent.errors import InvalidArgument
+from assent.numiport.profiles import Neighbors as Section
 from assent.numiport.topology import (
     DiversityGuard,
     NeighborCache,
@@ -124,7 +125,13 @@ def test_a_storm_of_reports_is_one_refresh_a_slot() -> None:
 def test_what_the_mapping_says_stays_and_standbys_come_besides() -> None:
     mapping = Mapping()
     found = cached(mapping).neighbors("a", 0, 0, SLOT)
-    assert found == Neighbors((peer(1),), (peer(20), peer(21)), (peer(2), peer(3)))
+    assert found == Neighbors((peer(1),), (peer(20), peer(21)), (peer(2),))
+
+
+def test_a_profile_says_the_same_as_the_defaults() -> None:
+    assert Settings.of(Section()) == Settings()
+    settings = Settings.of(Section(ttl_least_slots=3, ttl_most_slots=3, parents_least=9))
+    assert (settings.ttl_least, settings.ttl_most, settings.parents_least) == (3, 3, 9)
 
 
 def test_many_parents_need_no_standbys() -> None:
@@ -134,7 +141,7 @@ def test_many_parents_need_no_standbys() -> None:
 
 def test_parents_of_slots_past_count_for_a_window() -> None:
     mapping = Mapping({0: (peer(1),), 5: (peer(2),), 10: (peer(3),), 40: (peer(4),)})
-    cache = cached(mapping, Settings(window=11))
+    cache = cached(mapping, Settings(window=11, parents_least=3))
     standbys = [
         len(cache.neighbors("a", slot, slot * SLOT, SLOT).standbys) for slot in (0, 5, 10, 40)
     ]

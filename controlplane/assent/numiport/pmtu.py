@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from assent.errors import InvalidArgument
+from assent.numiport import profiles
 from assent.numiport.wire import PACKET_MAX
 
 SECOND: Final = 1_000_000_000
@@ -95,6 +96,13 @@ class Settings:
             raise InvalidArgument("probe_after", "needs a second, and no more than raise_after")
         if not 0 < self.avoid <= self.avoid_most:
             raise InvalidArgument("avoid", "needs more than 0, and no more than avoid_most")
+
+    @classmethod
+    def of(cls, section: profiles.Mtu) -> Settings:
+        """What a profile says; searches are a second apart at least."""
+        interval = max(section.probe_interval_ns, SECOND)
+        most = min(section.most_payload, PACKET_MAX)
+        return cls(base=section.base_payload, most=most, raise_after=interval)
 
 
 @dataclass(frozen=True, slots=True)

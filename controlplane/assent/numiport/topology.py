@@ -25,6 +25,7 @@ from typing import Final, Protocol
 from blake3 import blake3
 
 from assent.errors import InvalidArgument
+from assent.numiport import profiles
 
 PERMILLE: Final = 1000
 _DRAW_LEN: Final = 16
@@ -73,7 +74,7 @@ class Settings:
 
     ttl_least: int = 2
     ttl_most: int = 4
-    parents_least: int = 3
+    parents_least: int = 2
     window: int = 8
     standbys_most: int = 4
     loss_permille: int = 100
@@ -96,6 +97,11 @@ class Settings:
         for name in ("loss_permille", "ce_permille"):
             if not 0 < getattr(self, name) <= PERMILLE:
                 raise InvalidArgument(name, f"needs 1 to {PERMILLE}")
+
+    @classmethod
+    def of(cls, section: profiles.Neighbors) -> Settings:
+        """What a profile says."""
+        return cls(section.ttl_least_slots, section.ttl_most_slots, section.parents_least)
 
 
 class DiversityGuard:
