@@ -162,7 +162,11 @@ _Static_assert(sizeof(struct assent_numi_found) == 34, "no implicit padding");
 
 /* Too much for a stack in BPF: what is hashed. */
 struct assent_numi_work {
-	__u32 words[ASSENT_NUMI_WORK_WORDS];
+	union {
+		__u32 words[ASSENT_NUMI_WORK_WORDS];
+		struct assent_sha256_block
+		    blocks[ASSENT_NUMI_WORK_WORDS / ASSENT_SHA256_BLOCK_WORDS];
+	};
 };
 
 static __always_inline __u32 assent_numi_class(const struct assent_numi_header *h)
@@ -403,10 +407,17 @@ static __always_inline enum assent_numi_flaw assent_numi_parse(const __u8 *packe
 	return assent_numi_check_plen(h, len, found);
 }
 
-/* 1 where x < y, both below 2^31. No branch: the verifier goes one way through a loop of these. */
+/*
+ * 1 where x < y, both below 2^31. No branch, for the verifier would go through a loop of these once
+ * for each way that they can turn out; clang 14 sees a comparison and makes branches of it, unless
+ * it is kept from looking.
+ */
 static __always_inline __u32 assent_numi_below(__u32 x, __u32 y)
 {
-	return (x - y) >> 31;
+	__u32 difference = x - y;
+
+	asm volatile("" : "+r"(difference));
+	return difference >> 31;
 }
 
 /* 1 where the byte at `at` is part of a record of that type. */
@@ -456,25 +467,22 @@ static __always_inline void assent_numi_mac(const struct assent_hmac *key, const
 {
 	__u32 count = assent_numi_covered(packet, found, work);
 	__u32 last = (count + 2) / ASSENT_SHA256_BLOCK_WORDS;
-	__u32 state[ASSENT_SHA256_WORDS];
+	struct assent_sha256 state = key->inner;
 
 	work->words[count & (ASSENT_NUMI_WORK_WORDS - 1)] = 0x80000000;
 	work->words[(16 * last + 15) & (ASSENT_NUMI_WORK_WORDS - 1)] = 32 * (count + 16);
-	for (int i = 0; i < ASSENT_SHA256_WORDS; i++)
-		state[i] = key->inner[i];
 	for (__u32 i = 0; i < ASSENT_NUMI_WORK_WORDS / ASSENT_SHA256_BLOCK_WORDS; i++) {
 		if (i <= last)
-			assent_sha256_block(state, work->words + ASSENT_SHA256_BLOCK_WORDS * i);
+			assent_sha256_absorb(&state, &work->blocks[i]);
 	}
 	for (int i = 0; i < ASSENT_SHA256_BLOCK_WORDS; i++)
-		work->words[i] = i < ASSENT_SHA256_WORDS ? state[i] : 0;
+		work->words[i] = i < ASSENT_SHA256_WORDS ? state.h[i] : 0;
 	work->words[8] = 0x80000000;
 	work->words[15] = 32 * (8 + 16);
-	for (int i = 0; i < ASSENT_SHA256_WORDS; i++)
-		state[i] = key->outer[i];
-	assent_sha256_block(state, work->words);
+	state = key->outer;
+	assent_sha256_absorb(&state, &work->blocks[0]);
 	for (int i = 0; i < ASSENT_NUMI_MAC_LEN / 4; i++)
-		mac[i] = state[i];
+		mac[i] = state.h[i];
 }
 
 /*

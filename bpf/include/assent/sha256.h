@@ -16,10 +16,19 @@
 #define ASSENT_SHA256_WORDS 8        /* of a state */
 #define ASSENT_SHA256_BLOCK_WORDS 16 /* of a block */
 
-/* The state that HMAC starts from, after the key: that of the inner hash, and of the outer one. */
+/* Host integers, all of them. */
+struct assent_sha256 {
+	__u32 h[ASSENT_SHA256_WORDS];
+};
+
+struct assent_sha256_block {
+	__u32 w[ASSENT_SHA256_BLOCK_WORDS];
+};
+
+/* The states that HMAC starts from, after the key. */
 struct assent_hmac {
-	__u32 inner[ASSENT_SHA256_WORDS];
-	__u32 outer[ASSENT_SHA256_WORDS];
+	struct assent_sha256 inner;
+	struct assent_sha256 outer;
 };
 
 /* All the way: the words and the state then stay where they are, and K becomes immediates. */
@@ -42,16 +51,10 @@ static const __u32 assent_sha256_k[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static __always_inline void assent_sha256_init(__u32 state[ASSENT_SHA256_WORDS])
+static __always_inline void assent_sha256_init(struct assent_sha256 *state)
 {
-	state[0] = 0x6a09e667;
-	state[1] = 0xbb67ae85;
-	state[2] = 0x3c6ef372;
-	state[3] = 0xa54ff53a;
-	state[4] = 0x510e527f;
-	state[5] = 0x9b05688c;
-	state[6] = 0x1f83d9ab;
-	state[7] = 0x5be0cd19;
+	*state = (struct assent_sha256){{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f,
+					 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}};
 }
 
 /* The schedule's word of round `i`, from 16 on; it takes the place of the one 16 rounds before. */
@@ -83,42 +86,46 @@ static __always_inline void assent_sha256_round(__u32 s[ASSENT_SHA256_WORDS], __
 	       ((a & s[2]) ^ (a & s[3]) ^ (s[2] & s[3]));
 }
 
-/*
- * Takes in one block. `w` is used up. Not inline: in BPF it is a subprogram, whose five or so uses
- * would not fit a program otherwise.
- */
-static __noinline __attribute__((unused)) void assent_sha256_block(__u32 *state, __u32 *w)
+/* Takes in one block, which is used up. 0; nothing else. */
+ASSENT_SLOW_PATH int assent_sha256_absorb(struct assent_sha256 *state,
+					  struct assent_sha256_block *block)
 {
 	__u32 s[ASSENT_SHA256_WORDS];
 
+	if (!state || !block)
+		return 0;
 	ASSENT_UNROLL
 	for (int i = 0; i < ASSENT_SHA256_WORDS; i++)
-		s[i] = state[i];
+		s[i] = state->h[i];
 	ASSENT_UNROLL
 	for (__u32 i = 0; i < ASSENT_SHA256_BLOCK_WORDS; i++)
-		assent_sha256_round(s, assent_sha256_k[i], w[i]);
+		assent_sha256_round(s, assent_sha256_k[i], block->w[i]);
 	ASSENT_UNROLL
 	for (__u32 i = ASSENT_SHA256_BLOCK_WORDS; i < 64; i++)
-		assent_sha256_round(s, assent_sha256_k[i], assent_sha256_word(w, i));
+		assent_sha256_round(s, assent_sha256_k[i], assent_sha256_word(block->w, i));
 	ASSENT_UNROLL
 	for (int i = 0; i < ASSENT_SHA256_WORDS; i++)
-		state[i] += s[i];
+		state->h[i] += s[i];
+	return 0;
 }
 
-/* The states to keep of a key of at most 64 bytes, as words and padded with zeros. */
-static __always_inline void assent_hmac_init(struct assent_hmac *hmac,
-					     const __u32 key[ASSENT_SHA256_BLOCK_WORDS])
+static __always_inline void assent_hmac_half(struct assent_sha256 *state,
+					     const struct assent_sha256_block *key, __u32 pad)
 {
-	__u32 w[ASSENT_SHA256_BLOCK_WORDS];
+	struct assent_sha256_block block;
 
 	for (int i = 0; i < ASSENT_SHA256_BLOCK_WORDS; i++)
-		w[i] = key[i] ^ 0x36363636;
-	assent_sha256_init(hmac->inner);
-	assent_sha256_block(hmac->inner, w);
-	for (int i = 0; i < ASSENT_SHA256_BLOCK_WORDS; i++)
-		w[i] = key[i] ^ 0x5c5c5c5c;
-	assent_sha256_init(hmac->outer);
-	assent_sha256_block(hmac->outer, w);
+		block.w[i] = key->w[i] ^ pad;
+	assent_sha256_init(state);
+	assent_sha256_absorb(state, &block);
+}
+
+/* The states to keep of a key of at most 64 bytes, padded with zeros. */
+static __always_inline void assent_hmac_init(struct assent_hmac *hmac,
+					     const struct assent_sha256_block *key)
+{
+	assent_hmac_half(&hmac->inner, key, 0x36363636);
+	assent_hmac_half(&hmac->outer, key, 0x5c5c5c5c);
 }
 
 #endif /* ASSENT_SHA256_H */

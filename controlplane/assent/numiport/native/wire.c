@@ -237,12 +237,12 @@ int numi_covered(const uint8_t *packet, size_t len, uint8_t *out)
 
 void numi_mac_init(struct numi_mac_key *key, const uint8_t secret[32])
 {
-	uint32_t words[ASSENT_SHA256_BLOCK_WORDS] = {0};
+	struct assent_sha256_block padded = {0};
 	struct assent_hmac states;
 
 	for (uint32_t i = 0; i < 8; i++)
-		words[i] = assent_numi_u32(secret + 4 * i);
-	assent_hmac_init(&states, words);
+		padded.w[i] = assent_numi_u32(secret + 4 * i);
+	assent_hmac_init(&states, &padded);
 	memcpy(key, &states, sizeof(states));
 }
 
