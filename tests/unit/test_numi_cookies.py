@@ -15,11 +15,14 @@ from assent.errors import InvalidArgument
 from assent.numiport.cookies import (
     COOKIE_LEN,
     FACTOR,
+    FAILURES_WINDOW,
     ROUND_TRIP,
     SECRET_LIFETIME,
+    SUSPICION,
     WINDOW_SLOTS,
     Allowance,
     CookieJar,
+    Door,
     Source,
 )
 from assent.numiport.wire import COOKIE_MAX, Fault, NumiportError
@@ -248,6 +251,96 @@ def test_a_flood_of_bad_cookies_leaves_the_jar_as_it_was():
 def test_a_secret_has_a_lifetime(lifetime):
     with pytest.raises(InvalidArgument, match="lifetime"):
         jar(lifetime=lifetime)
+
+
+# -- who must show one -----------------------------------------------------------------------------
+
+
+def door(**changes):
+    return Door(jar(), **{"failures_max": 3, **changes})
+
+
+def let_in(entrance, source, now=0, cookie=None, known=True):
+    try:
+        entrance.check(source, cookie, SLOT, now, known=known)
+    except NumiportError as error:
+        return error.fault
+    return None
+
+
+def failing(entrance, source, count, now=0):
+    for _ in range(count):
+        entrance.fail(source, now)
+
+
+def test_whoever_is_not_known_shows_a_cookie():
+    entrance = door()
+    assert let_in(entrance, HOME, known=False) is Fault.NO_COOKIE
+    assert let_in(entrance, HOME, cookie=bytes(32), known=False) is Fault.BAD_COOKIE
+    cookie = entrance._jar.bake(HOME, SLOT, 0)
+    assert let_in(entrance, HOME, cookie=cookie, known=False) is None
+    assert len(entrance) == 0
+
+
+def test_a_peer_shows_none_and_whatever_it_shows_is_not_looked_at():
+    entrance = door()
+    assert let_in(entrance, HOME) is None
+    assert let_in(entrance, HOME, cookie=b"x") is None
+
+
+def test_a_peer_from_whose_address_too_much_fails_shows_cookies_for_a_while():
+    entrance = door()
+    failing(entrance, HOME, 3)
+    assert let_in(entrance, HOME) is None
+    failing(entrance, HOME, 1)
+    assert let_in(entrance, HOME) is Fault.NO_COOKIE
+    assert let_in(entrance, HOME, cookie=bytes(32)) is Fault.BAD_COOKIE
+    assert let_in(entrance, HOME, cookie=entrance._jar.bake(HOME, SLOT, 0)) is None
+    assert let_in(entrance, Source(HOME.address, 8001)) is None
+    assert let_in(entrance, HOME, now=SUSPICION - 1) is Fault.NO_COOKIE
+    assert let_in(entrance, HOME, now=SUSPICION) is None
+
+
+def test_what_fails_now_and_then_is_nothing():
+    entrance = door()
+    for turn in range(20):
+        failing(entrance, HOME, 3, turn * FAILURES_WINDOW)
+        assert let_in(entrance, HOME, turn * FAILURES_WINDOW) is None
+
+
+def test_suspicion_lasts_from_window_to_window():
+    entrance = door()
+    failing(entrance, HOME, 4)
+    failing(entrance, HOME, 1, FAILURES_WINDOW)
+    assert let_in(entrance, HOME, now=SUSPICION - 1) is Fault.NO_COOKIE
+    failing(entrance, HOME, 4, SUSPICION - 1)
+    assert let_in(entrance, HOME, now=2 * SUSPICION - 2) is Fault.NO_COOKIE
+    assert let_in(entrance, HOME, now=2 * SUSPICION - 1) is None
+
+
+def test_an_alarm_makes_everybody_show_cookies_while_it_lasts():
+    entrance = door()
+    entrance.forced = True
+    assert let_in(entrance, HOME) is Fault.NO_COOKIE
+    assert let_in(entrance, HOME, cookie=entrance._jar.bake(HOME, SLOT, 0)) is None
+    entrance.forced = False
+    assert let_in(entrance, HOME) is None
+
+
+def test_failures_are_counted_for_so_many_addresses():
+    entrance = door(sources_max=2)
+    for number in range(5):
+        failing(entrance, source(number), 4)
+        assert len(entrance) <= 2
+    assert [let_in(entrance, source(number)) for number in range(5)] == [None] * 3 + [
+        Fault.NO_COOKIE
+    ] * 2
+
+
+@pytest.mark.parametrize("name", ["failures_max", "window", "suspicion", "sources_max"])
+def test_a_door_of_nothing_is_the_callers_mistake(name):
+    with pytest.raises(InvalidArgument, match=name):
+        door(**{name: 0})
 
 
 # -- amplification ---------------------------------------------------------------------------------

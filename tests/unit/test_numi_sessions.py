@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from assent.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from assent.numiport.keys import Ends, Secrets, nonce
-from assent.numiport.sessions import SEQ_END, Moment, Places, SessionIds, number_of
+from assent.numiport.sessions import SEQ_END, Heard, Moment, Places, SessionIds, number_of
+from assent.numiport.wire import Fault, NumiportError
 
 MORTAL = Path(__file__).with_name("numi_mortal.py")
 NOON = 1_800_000_000 * 10**9
@@ -377,6 +378,55 @@ def test_a_disk_that_is_not_synchronized_would_have_been_found_out(tmp_path, mon
         disk.note()
     assert None in disk.kept
     assert b"" in disk.kept
+
+
+# -- what a peer has been heard with ---------------------------------------------------------------
+
+
+def session(number, tail=b"\0"):
+    return number.to_bytes(8, "big") + tail * 8
+
+
+def test_a_peers_sessions_replace_each_other_and_do_not_come_back():
+    heard = Heard()
+    assert [heard.take(session(number)) for number in (5, 5, 7, 7, 9)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    for former in (5, 7, 8, 0):
+        for call in (heard.check, heard.take):
+            with pytest.raises(NumiportError) as caught:
+                call(session(former))
+            assert caught.value.fault is Fault.REPLAY
+    assert heard.take(session(9)) is False
+
+
+def test_a_session_of_the_same_number_and_other_bytes_is_a_former_one():
+    heard = Heard()
+    heard.take(session(5))
+    with pytest.raises(NumiportError) as caught:
+        heard.take(session(5, b"\1"))
+    assert caught.value.fault is Fault.REPLAY
+
+
+def test_to_look_at_a_session_changes_nothing():
+    heard = Heard()
+    heard.check(session(9))
+    assert heard.take(session(5)) is True
+    heard.check(session(9))
+    assert heard.take(session(5)) is False
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_what_is_no_session_is_the_callers_mistake(length):
+    heard = Heard()
+    for call in (heard.check, heard.take):
+        with pytest.raises(InvalidArgument, match="session_id"):
+            call(bytes(length))
+    assert heard.take(session(0)) is True
 
 
 # -- places ----------------------------------------------------------------------------------------

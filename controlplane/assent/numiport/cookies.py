@@ -14,6 +14,8 @@ nothing meanwhile: what it would remember is in the cookie.
 The MAC's input is 48 bytes, so that a kernel program which keeps the states after the padded key
 makes or checks a cookie with two compressions.
 
+Peers from whose address too much fails show cookies too, for a while (`Door`).
+
 Whatever is sent to such a source, cookies and handshakes alike, is at most three times what came
 from it (`Allowance`), so that nobody is drowned by way of this node.
 """
@@ -43,6 +45,11 @@ FACTOR: Final = 3
 ROUND_TRIP: Final = 500_000_000
 """What the seed calls a nominal round trip, ns."""
 SOURCES_MAX: Final = 4096
+
+FAILURES_MAX: Final = 16
+FAILURES_WINDOW: Final = 1_000_000_000
+SUSPICION: Final = 10_000_000_000
+"""How long a peer shows cookies after too much from its address has failed, ns."""
 
 _LABEL: Final = b"numiport-retry"
 _HEAD: Final = struct.Struct("!B7sQ")
@@ -192,6 +199,109 @@ def _window(slot: int) -> int:
 
 def _mac(secret: Secret, source: Source, head: bytes) -> bytes:
     return hmac.digest(secret.key, _LABEL + source.raw + head, hashlib.sha256)[:_MAC_LEN]
+
+
+@dataclass(slots=True)
+class _Failures:
+    began: int
+    count: int = 0
+    until: int = 0
+
+
+class Door:
+    """Who must show a cookie: whoever is not known, and peers from whose address much fails.
+
+    What fails from a peer's address is mostly not the peer's: others forge it, and each packet of
+    theirs costs a hash or a decryption. They cannot see the cookies that are sent there.
+
+    Args:
+        jar: Where cookies are from.
+        failures_max: How many packets may fail within a window.
+        window: Begins with the first that fails, ns.
+        suspicion: How long cookies are demanded after the last window with too many, ns.
+        sources_max: Of how many addresses failures are counted; the oldest count goes first.
+
+    Attributes:
+        forced: Everybody must show cookies, for instance as long as an alarm lasts (seed,
+            section 12).
+
+    Raises:
+        InvalidArgument: A number is not positive.
+    """
+
+    def __init__(
+        self,
+        jar: CookieJar,
+        *,
+        failures_max: int = FAILURES_MAX,
+        window: int = FAILURES_WINDOW,
+        suspicion: int = SUSPICION,
+        sources_max: int = SOURCES_MAX,
+    ) -> None:
+        for name, value in (
+            ("failures_max", failures_max),
+            ("window", window),
+            ("suspicion", suspicion),
+            ("sources_max", sources_max),
+        ):
+            if value < 1:
+                raise InvalidArgument(name, "must be positive")
+        self.forced = False
+        self._jar = jar
+        self._failures_max = failures_max
+        self._window = window
+        self._suspicion = suspicion
+        self._sources_max = sources_max
+        # In the order in which their windows began.
+        self._failures: OrderedDict[bytes, _Failures] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def check(
+        self, source: Source, cookie: bytes | None, slot: int, now: int, *, known: bool
+    ) -> None:
+        """Makes sure that a packet is worth looking at; before its header MAC is.
+
+        Args:
+            source: Where it came from.
+            cookie: What it carries, if it does.
+            slot: The slot now, 64 bits.
+            now: Monotonic, ns.
+            known: Whether that is the address of a peer.
+
+        Raises:
+            NumiportError: NO_COOKIE: it must carry one, and is answered with one. BAD_COOKIE: so it
+                does, but not a good one; answered the same.
+            InvalidArgument: The slot is out of range.
+        """
+        if known and not self.forced and not self._suspected(source, now):
+            return
+        if cookie is None:
+            raise NumiportError(Fault.NO_COOKIE, "has no cookie")
+        self._jar.check(source, cookie, slot, now)
+
+    def fail(self, source: Source, now: int) -> None:
+        """Takes down that a packet from a peer's address failed: its header MAC or its seal.
+
+        Args:
+            source: Where it came from; of addresses that are no peer's nothing is to be kept.
+            now: Monotonic, ns.
+        """
+        failures = self._failures.get(source.raw)
+        if failures is None or now - failures.began >= self._window:
+            until = failures.until if failures else 0
+            self._failures.pop(source.raw, None)
+            while len(self._failures) >= self._sources_max:
+                self._failures.popitem(last=False)
+            failures = self._failures[source.raw] = _Failures(now, until=until)
+        failures.count += 1
+        if failures.count > self._failures_max:
+            failures.until = now + self._suspicion
+
+    def _suspected(self, source: Source, now: int) -> bool:
+        failures = self._failures.get(source.raw)
+        return failures is not None and now < failures.until
 
 
 @dataclass(slots=True)

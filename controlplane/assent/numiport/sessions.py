@@ -31,6 +31,7 @@ from typing import Final, Self
 from assent.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from assent.identity.keys import Random
 from assent.numiport.keys import SESSION_ID_LEN
+from assent.numiport.wire import Fault, NumiportError
 
 BLOCK: Final = 1024
 SLOTS: Final = 8
@@ -192,6 +193,50 @@ def number_of(session_id: bytes) -> int:
     if len(session_id) != SESSION_ID_LEN:
         raise InvalidArgument("session_id", f"needs {SESSION_ID_LEN} bytes, not {len(session_id)}")
     return int.from_bytes(session_id[: SESSION_ID_LEN - _RANDOM_LEN], "big")
+
+
+class Heard:
+    """The newest session of a peer under one key, so that its former ones cannot come back.
+
+    A peer that is started again numbers its packets anew, so its replay windows begin anew as well;
+    what it sent before could then be sent again by others, under the former session.
+    """
+
+    __slots__ = ("_newest",)
+
+    def __init__(self) -> None:
+        self._newest: bytes | None = None
+
+    def check(self, session_id: bytes) -> None:
+        """Makes sure that a session is the peer's newest, or newer; before a packet is opened.
+
+        Args:
+            session_id: Of the packet.
+
+        Raises:
+            NumiportError: REPLAY: it is a former one.
+            InvalidArgument: It does not have 16 bytes.
+        """
+        number = number_of(session_id)
+        if self._newest is None or session_id == self._newest:
+            return
+        if number <= number_of(self._newest):
+            raise NumiportError(Fault.REPLAY, "is of a former session")
+
+    def take(self, session_id: bytes) -> bool:
+        """Takes down that a packet of a session was opened, and was the peer's.
+
+        Returns:
+            Whether the session is new: replay windows begin anew.
+
+        Raises:
+            NumiportError: REPLAY: it is a former one.
+            InvalidArgument: It does not have 16 bytes.
+        """
+        self.check(session_id)
+        is_new = session_id != self._newest
+        self._newest = session_id
+        return is_new
 
 
 class Places:
