@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assent.errors import InvalidArgument
-from assent.numiport.clock import DOUBTED, KEPT, LOCKED_AFTER, Beacon, BeaconError, Slot, SlotClock
+from assent.numiport.clock import DOUBTED, KEPT, LOCKED_AFTER, Beacon, Slot, SlotClock
 from assent.numiport.profiles import INTRA_DC, SLOT_MOST
+from assent.numiport.wire import Fault, NumiportError
 
 MS = 1_000_000
 TAI = 1_700_000_000_000_000_000
@@ -80,8 +81,9 @@ def test_any_beacon_is_read_as_it_was_written(slot, elapsed):
     ],
 )
 def test_what_is_no_beacon_is_the_peers_mistake(payload, problem):
-    with pytest.raises(BeaconError) as caught:
+    with pytest.raises(NumiportError) as caught:
         Beacon.decode(payload)
+    assert caught.value.fault is Fault.MALFORMED
     assert problem in str(caught.value)
 
 
@@ -89,7 +91,7 @@ def test_what_is_no_beacon_is_the_peers_mistake(payload, problem):
 def test_any_bytes_are_a_beacon_or_refused(payload):
     try:
         beacon = Beacon.decode(payload)
-    except BeaconError:
+    except NumiportError:
         return
     assert beacon.encode() == payload
 

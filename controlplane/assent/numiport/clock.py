@@ -18,8 +18,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from assent.errors import InvalidArgument, RemoteError
+from assent.errors import InvalidArgument
 from assent.numiport.profiles import SLOT_MOST, Slots
+from assent.numiport.wire import Fault, NumiportError
 from assent.wire import cbor
 
 KEPT: Final = 32
@@ -37,10 +38,6 @@ _SIGMA: Final = (14_826, 10_000)
 _FRACTION: Final = 16
 _UINT64_MAX: Final = 2**64 - 1
 _FIELDS: Final = frozenset(("e", "s"))
-
-
-class BeaconError(RemoteError):
-    """A beacon that no leader sends, or that cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +90,21 @@ class Beacon:
         """Reads a payload.
 
         Raises:
-            BeaconError: It is not such a map in deterministic CBOR, or its numbers cannot be.
+            NumiportError: MALFORMED: it is not such a map in deterministic CBOR, or its numbers cannot be.
         """
         try:
             found = cbor.decode(payload, BEACON_MAX)
         except cbor.CborError as error:
-            raise BeaconError(f"a beacon is CBOR: {error}") from None
+            raise NumiportError(Fault.MALFORMED, f"a beacon is CBOR: {error}") from None
         if not isinstance(found, dict) or found.keys() != _FIELDS:
-            raise BeaconError("a beacon is a map of e and s")
+            raise NumiportError(Fault.MALFORMED, "a beacon is a map of e and s")
         # bool is an int in Python, not in CBOR.
         if any(type(value) is not int for value in found.values()):
-            raise BeaconError("a beacon's values are whole numbers")
+            raise NumiportError(Fault.MALFORMED, "a beacon's values are whole numbers")
         try:
             return cls(found["s"], found["e"])
         except InvalidArgument as error:
-            raise BeaconError(f"a beacon's {error}") from None
+            raise NumiportError(Fault.MALFORMED, f"a beacon's {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
