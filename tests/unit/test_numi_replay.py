@@ -49,7 +49,7 @@ def test_it_says_what_the_model_says(
 ) -> None:
     window = ReplayWindow(first, slots, 32)
     taken: set[tuple[int, int]] = set()
-    newest = 0
+    newest = slots - 1
     for slot, seq, latest in packets:
         expected: Fault | None = None
         if slot > latest:
@@ -68,7 +68,7 @@ def test_it_says_what_the_model_says(
 
 @given(seed=st.integers(0, 1 << 32))
 def test_within_w_slots_no_order_makes_a_packet_look_old(seed: int) -> None:
-    window = ReplayWindow(96)
+    window = ReplayWindow(97)
     packets = [(slot, seq) for slot in range(97, 97 + SLOTS) for seq in range(0, SEQS, 97)]
     random.Random(seed).shuffle(packets)
     for slot, seq in packets:
@@ -81,13 +81,22 @@ def test_within_w_slots_no_order_makes_a_packet_look_old(seed: int) -> None:
 
 
 def test_what_is_stale_stays_stale() -> None:
-    window = ReplayWindow(100)
+    window = ReplayWindow(97)
     assert fault_of(window, 96, 0) is Fault.STALE_SLOT
     assert fault_of(window, 97, 0) is None
     assert fault_of(window, 104, 0) is None
     for slot in range(101):
         assert fault_of(window, slot, 7) is Fault.STALE_SLOT
     assert window.count(97) == 0
+
+
+def test_it_begins_where_it_is_told_to() -> None:
+    for first in (0, 1, 1000, 1 << 32, NO_CLOCK - 3):
+        window = ReplayWindow(first)
+        if first:
+            assert fault_of(window, first - 1, 0) is Fault.STALE_SLOT
+        assert fault_of(window, first, 0) is None
+        assert fault_of(window, first, 0) is Fault.REPLAY
 
 
 @pytest.mark.parametrize(("slots", "seqs"), [(3, 64), (65, 64), (4, 16), (4, 63), (4, 1 << 17)])

@@ -39,7 +39,7 @@
 #define ASSENT_NUMI_NO_CLOCK (~0ULL) /* as `latest`: no slot is in the future */
 
 struct assent_numi_replay {
-	__u64 newest;    /* the newest slot that was heard; receiver, by compare-and-swap */
+	__u64 newest;    /* newest slot that was heard (see begin); receiver, compare-and-swap */
 	__u32 base;      /* its first word, where many windows share an array; control plane */
 	__u32 seqs;      /* sequence numbers a slot: a power of two, 32 or more; control plane */
 	__u16 slots;     /* W; control plane */
@@ -57,6 +57,12 @@ static __always_inline __u32 assent_numi_replay_ring(__u32 slots)
 	while (ring < slots && ring < ASSENT_NUMI_REPLAY_SLOTS_MAX)
 		ring <<= 1;
 	return ring;
+}
+
+/* `newest` of a window that is to take `first` and later slots, and none before. */
+static __always_inline __u64 assent_numi_replay_begin(__u64 first, __u32 slots)
+{
+	return first > ~0ULL - (slots - 1) ? ~0ULL : first + (slots - 1);
 }
 
 /* Words that the window takes; all zero at first. */

@@ -30,7 +30,8 @@ class ReplayWindow:
     """The numbers that were taken of the newest slots.
 
     Args:
-        newest: The newest slot when it begins: slots up to `newest - slots` are stale.
+        first: The first slot that it takes packets of. Who was started anew does not know what it
+            had taken before, and begins with the slot after the present one.
         slots: W, how many slots it spans: 4 to 64.
         seqs: Numbers of each slot that it remembers: a power of two, 32 to 65,536. What goes
             beyond is refused.
@@ -41,12 +42,12 @@ class ReplayWindow:
 
     __slots__ = ("_window", "slots")
 
-    def __init__(self, newest: int, slots: int = SLOTS, seqs: int = SEQS) -> None:
+    def __init__(self, first: int, slots: int = SLOTS, seqs: int = SEQS) -> None:
         if not SLOTS <= slots <= SLOTS_MAX:
             raise InvalidArgument("slots", f"needs {SLOTS} to {SLOTS_MAX}, got {slots}")
         if not 32 <= seqs <= SEQS_MAX or seqs & (seqs - 1):
             raise InvalidArgument("seqs", f"needs a power of two, 32 to {SEQS_MAX}, got {seqs}")
-        window = lib.numi_replay_new(slots, seqs, newest)
+        window = lib.numi_replay_new(slots, seqs, first)
         if window == ffi.NULL:
             raise MemoryError
         self._window = ffi.gc(window, lib.numi_replay_free)
@@ -54,7 +55,10 @@ class ReplayWindow:
 
     @property
     def newest(self) -> int:
-        """The newest slot that was heard. It never falls."""
+        """What is `slots` older is stale: the newest slot that was heard, from the first W on.
+
+        It never falls.
+        """
         return int(lib.numi_replay_newest(self._window))
 
     def check(self, slot: int, seq: int, latest: int = NO_CLOCK) -> None:

@@ -16,13 +16,14 @@ static bool is_shape(uint32_t slots, uint32_t seqs)
 	       !(seqs & (seqs - 1));
 }
 
-struct numi_replay *numi_replay_new(uint32_t slots, uint32_t seqs, uint64_t newest)
+struct numi_replay *numi_replay_new(uint32_t slots, uint32_t seqs, uint64_t first)
 {
-	struct assent_numi_replay window = {.newest = newest, .seqs = seqs};
+	struct assent_numi_replay window = {.seqs = seqs};
 	struct numi_replay *replay;
 
 	if (!is_shape(slots, seqs))
 		return NULL;
+	window.newest = assent_numi_replay_begin(first, slots);
 	window.slots = (uint16_t)slots;
 	window.ring_mask = (uint16_t)(assent_numi_replay_ring(slots) - 1);
 	replay = calloc(1, sizeof(*replay) +

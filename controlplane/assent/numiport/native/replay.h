@@ -15,10 +15,10 @@
 struct numi_replay;
 
 /*
- * A window of `slots` slots with `seqs` sequence numbers each; slots up to newest - slots are stale
- * from the start. NULL: no memory, or a bound of numi_replay.h is passed.
+ * A window of `slots` slots with `seqs` sequence numbers each; slots before `first` are stale from
+ * the start. NULL: no memory, or a bound of numi_replay.h is passed.
  */
-struct numi_replay *numi_replay_new(uint32_t slots, uint32_t seqs, uint64_t newest);
+struct numi_replay *numi_replay_new(uint32_t slots, uint32_t seqs, uint64_t first);
 void numi_replay_free(struct numi_replay *replay);
 
 /* Would it be taken? enum assent_numi_fault; writes nothing. */
