@@ -418,6 +418,37 @@ def test_what_is_late_is_given_back_and_counted():
         assert one.queued_packets == one.queued_bytes == 0
 
 
+def test_what_credit_will_not_cover_in_time_is_not_waited_for():
+    p3 = replace(INTRA_DC.classes.p3, credit=100_000, floor=PACKET_MAX, margin_ns=350 * MS)
+    with scheduler(with_classes(p3=p3)) as sched:
+        sched.push(START, offers(3, 2, 60_000))
+        sched.run(START, START)
+        # Its credit would be there after 80 ms, and its deadline is after 50.
+        after = START + 50 * MS + 1
+        assert sched.next_at(START) == after
+        assert sched.run(START, after - 1) == []
+        assert sched.run(START, FIRST.end) == [Departure(1, after, 3, 60_000, True)]
+
+
+def test_a_vote_waits_for_what_was_decided_before_it_and_no_longer():
+    profile = with_classes(p1=unbounded(1), p2=unbounded(2))
+    random = Random(7)
+    with scheduler(profile, line=TEN_GBE) as sched:
+        now, horizon, voted, waits = START, MS // 2, {}, []
+        for turn in range(300):
+            for cls in (1, 2):
+                room = 900 - sched.stats().classes[cls].queued_packets
+                sched.push(now, offers(cls, max(0, room), slot=FIRST.number + 2, first=10**6))
+            if turn % 3 == 0:
+                sched.push(now, offers(0, 1, 200, first=turn))
+                voted[turn] = now
+            found = drain(sched, now, now + horizon)
+            waits += [one.time - voted[one.handle] for one in found if one.cls == 0]
+            now += random.randint(0, horizon)
+    assert len(waits) == len(voted) == 100
+    assert max(waits) <= horizon + SHRED * 1_000_000_000 // TEN_GBE + 1
+
+
 def test_the_last_moment_is_not_late():
     at = FIRST.end - INTRA_DC.classes.p1.margin_ns
     with scheduler() as sched:

@@ -90,7 +90,8 @@ class Beacon:
         """Reads a payload.
 
         Raises:
-            NumiportError: MALFORMED: it is not such a map in deterministic CBOR, or its numbers cannot be.
+            NumiportError: MALFORMED: it is not such a map in deterministic CBOR, or its numbers
+                cannot be.
         """
         try:
             found = cbor.decode(payload, BEACON_MAX)

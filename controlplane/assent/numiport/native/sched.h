@@ -29,7 +29,7 @@
  * until the next slot is begun. Then budgets are scaled by the marks of the slot that ended.
  *
  * Cost, in batches of 256: 13 to 24 ns a packet for push(), 32 to 98 for run(), the more the longer
- * the queues are. Queues take memory as they grow, up to 32 bytes a packet.
+ * the queues are. Queues grow as they are filled, by 32 bytes a packet.
  *
  * Bounds: credit, floor and quanta up to 2^30 bytes; slots of 1 ms to 8 s; times below 2^62 ns.
  */
