@@ -3,9 +3,11 @@
 
 import hashlib
 import itertools
+import json
 import random as random_module
 import tracemalloc
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -88,6 +90,25 @@ def test_a_cookie_is_what_its_document_says():
     assert cookie[16:] == hmac_sha256(secret.key, covered)[:16]
     # With the padding of SHA-256 it is one block: a kernel program counts on that.
     assert len(covered) == 48 <= 64 - 9
+
+
+# The same file serves whoever writes this in C.
+VECTORS = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "numiport_security.json").read_text()
+)["cookies"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["address"])
+def test_the_vectors(vector):
+    first = (vector["generation"] - 1) % 256
+    secret, tail = (bytes.fromhex(vector[name]) for name in ("secret", "random"))
+    # In the order in which it is drawn: the first generation and its secret, the second's.
+    drawn = iter([bytes([first]), bytes(32), secret, tail])
+    book = CookieJar(0, random=lambda _count: next(drawn))
+    source_ = Source(ip_address(vector["address"]), vector["port"])
+    cookie = book.bake(source_, vector["slot"], 0)
+    assert cookie.hex() == vector["cookie"]
+    book.check(source_, cookie, vector["slot"], 0)
 
 
 def test_a_good_cookie_is_taken_and_no_two_are_alike():

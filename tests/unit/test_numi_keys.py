@@ -3,7 +3,9 @@
 
 import hashlib
 import hmac
+import json
 import struct
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV, ChaCha20Poly1305
@@ -397,6 +399,49 @@ def test_where_openssl_has_no_siv_it_is_refused_before_a_packet_is(monkeypatch):
     with pytest.raises(FailedPrecondition, match=r"3\.2"):
         Suites(p0=Suite.AES_256_GCM_SIV)
     assert Suites().of(Class.P0) is Suite.XCHACHA20_POLY1305
+
+
+# The same file serves whoever writes this in C.
+VECTOR = json.loads((Path(__file__).parents[1] / "vectors" / "numiport_security.json").read_text())[
+    "keys"
+]
+
+
+def vector(name):
+    return bytes.fromhex(VECTOR[name])
+
+
+def test_the_vector_is_what_primitives_make_of_it():
+    place = struct.pack(">QII", VECTOR["slot"], VECTOR["stream"], VECTOR["seq"])
+    ends = vector("initiator") + vector("responder") + VECTOR["epoch"].to_bytes(8, "big")
+    salt = hkdf(vector("master"), b"nonce-salt" + vector("session_id") + ends)
+    assert salt == vector("salt")
+    for seal in VECTOR["seals"]:
+        number = blake3_keyed(salt, place + bytes([seal["direction"]]))[:24]
+        sealed = xchacha20_poly1305(vector("aead"), number, vector("plaintext"), vector("aad"))
+        assert (number.hex(), sealed.hex()) == (seal["nonce"], seal["xchacha20_poly1305"])
+
+
+@pytest.mark.parametrize("seal", VECTOR["seals"], ids=["there", "back"])
+def test_the_vector(seal):
+    ours = Secrets.from_master(vector("master"))
+    assert (ours.mac, ours.aead, ours.siv) == (vector("mac"), vector("aead"), vector("siv"))
+    ends = Ends(vector("initiator"), vector("responder"))
+    assert ours.salt(vector("session_id"), ends, VECTOR["epoch"]) == vector("salt")
+    sender = (ends.initiator, ends.responder)[seal["direction"]]
+    place = {name: VECTOR[name] for name in ("slot", "stream", "seq")}
+    for suite in Suite:
+        held = Lane(
+            ours,
+            vector("session_id"),
+            ends,
+            sender=sender,
+            epoch=VECTOR["epoch"],
+            suites=Suites(p0=suite),
+        )
+        sealed = bytes.fromhex(seal[suite.name.lower()])
+        assert held.seal(vector("plaintext"), vector("aad"), cls=Class.P0, **place) == sealed
+        assert held.open(sealed, vector("aad"), cls=Class.P0, **place) == vector("plaintext")
 
 
 def test_libsodium_seals_as_is_written_here():

@@ -276,6 +276,44 @@ def test_both_messages_and_the_keys_are_what_noise_makes_of_them(psk):
     assert bob.pending(node).offer == b"caps"
 
 
+def test_our_own_vector():
+    """The same file serves whoever writes this in C."""
+    path = Path(__file__).parents[1] / "vectors" / "numiport_security.json"
+    named = json.loads(path.read_text())["noise"]
+    vector = {name: bytes.fromhex(text) for name, text in named.items() if name != "epoch"}
+    epoch = named["epoch"]
+    initiator = Identity.from_seed(vector["initiator_seed"])
+    responder = Identity.from_seed(vector["responder_seed"])
+    begun = Initiator(
+        initiator,
+        responder.public_key,
+        epoch,
+        vector["initiator_session_id"],
+        0,
+        psk=vector["psk"],
+        offer=vector["initiator_offer"],
+        random=lambda _count: vector["initiator_ephemeral"],
+    )
+    cache = SessionCache()
+    answering = Responder(
+        responder,
+        cache,
+        lambda _now: vector["responder_session_id"],
+        lambda _peer: True,
+        psk=vector["psk"],
+        random=lambda _count: vector["responder_ephemeral"],
+    )
+    message = begun.data_to_send(0)
+    reply = answering.answer(
+        message, epochs=(epoch,), now=0, tai=0, offer=vector["responder_offer"]
+    )
+    assert (message, reply) == (vector["message_1"], vector["message_2"])
+    session = begun.receive(reply)
+    (theirs,) = cache.candidates(initiator.public_key, 0)
+    assert session.secrets.mac == theirs.secrets.mac == mac_key_of(vector["master"])
+    assert (theirs.offer, session.offer) == (vector["initiator_offer"], vector["responder_offer"])
+
+
 def test_the_salt_names_the_initiator_first():
     alice, bob = pair()
     ours, theirs = shake(alice, bob)
@@ -613,6 +651,7 @@ def test_sessions_are_kept_by_peer_and_epoch_and_the_newest_epoch_is_tried_first
     bob.cache.drop(ALICE.public_key)
     bob.cache.drop(ALICE.public_key)
     assert (len(bob.cache), bob.cache.candidates(ALICE.public_key, 0)) == (0, ())
+    assert not bob.cache._epochs
 
 
 def test_the_session_that_was_unused_for_longest_goes_first():
