@@ -366,6 +366,22 @@ def test_after_a_power_cut_at_any_point_numbers_rise(tmp_path, monkeypatch):
         assert min(after) > max(before, default=-1)
 
 
+def test_directories_that_are_made_are_on_the_disk_too(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def fsync(fd):
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    ids(tmp_path / "a" / "b").close()
+    assert sorted(synced) == [str(tmp_path), str(tmp_path / "a")]
+    synced.clear()
+    ids(tmp_path / "a" / "b").close()
+    assert synced == []
+
+
 def test_a_disk_that_is_not_synchronized_would_have_been_found_out(tmp_path, monkeypatch):
     # The model above, held to itself: without fsync it must show what goes wrong.
     state = tmp_path / "state"

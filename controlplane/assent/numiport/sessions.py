@@ -108,8 +108,7 @@ class SessionIds:
         self._reach = reach
         self._owner = os.getpid()
         self._next = self._end = 0
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        _make(directory)
         self._lock = _locked(directory / _LOCK)
         try:
             self._limit = _read(directory / _FILE)
@@ -337,6 +336,16 @@ def _locked(path: Path) -> int:
         os.close(fd)
         raise FailedPrecondition(f"{path.parent} is in use by another process") from None
     return fd
+
+
+def _make(directory: Path) -> None:
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    # A file lasts no longer than the names that lead to it.
+    for path in missing:
+        with _opened(path.parent) as parent:
+            os.fsync(parent)
 
 
 @contextlib.contextmanager
