@@ -371,7 +371,7 @@ def test_directories_that_are_made_are_on_the_disk_too(tmp_path, monkeypatch):
     real = os.fsync
 
     def fsync(fd):
-        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)

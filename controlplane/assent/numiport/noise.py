@@ -160,7 +160,7 @@ class Initiator:
         random: Random = os.urandom,
     ) -> None:
         _check_offer(offer)
-        number_of(session_id)
+        number_of(session_id)  # or it is no session id
         if not 0 <= epoch <= _EPOCH_MAX:
             raise InvalidArgument("epoch", "does not fit 64 bits")
         self._ends = Ends(identity.public_key, peer)
