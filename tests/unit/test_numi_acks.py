@@ -287,7 +287,7 @@ def test_what_is_asked_for_out_of_order_is_not_heeded(
 ) -> None:
     sender = Sender()
     sent(sender, 3, Class.P0, now=END - MS)
-    assert nacked(sender, seqs, **more) == 0
+    assert nacked(sender, seqs, Class.P0, **more) == 0
     assert (sender.counts.nacked, sender.counts.nacks_unheeded) == (0, len(seqs))
     assert sender.resend(END - MS) == ()
 
@@ -321,7 +321,7 @@ def test_what_waits_for_a_receipt_is_bounded() -> None:
 def test_what_no_books_are_kept_of(more: dict[str, int]) -> None:
     sender = Sender()
     assert sent(sender, 1)
-    assert not sent(sender, 3, **more)
+    assert not sent(sender, 3, Class.P1, **more)
     assert not sent(sender, 4096)
     assert sender.summary(1000, Stream.SHRED) == Summary(1, 0, 0, 1300)
 

@@ -254,6 +254,19 @@ def test_what_arrived_otherwise_is_wanted_no_more() -> None:
     assert [shred for _, ask in asks for shred in ask.shreds] == [(KEY, 2)]
 
 
+def test_what_is_wanted_anew_is_asked_for_once() -> None:
+    requester = Requester(replace(SETTINGS, out_most=1))
+    for _ in range(3):
+        requester.want([(KEY, 1)], [A])
+        requester.arrived([(KEY, 1)])
+    requester.want([(KEY, 1)], [A])
+    ((_, ask),) = requester.poll(0)
+    assert ask.shreds == [(KEY, 1)]
+    assert requester.given(A, give(ask, index=1))
+    requester.want([(KEY, 2)], [A])
+    assert len(requester.poll(0)) == 1
+
+
 def test_there_must_be_somebody_to_ask() -> None:
     with pytest.raises(InvalidArgument):
         Requester(SETTINGS).want([(KEY, 1)], [])

@@ -238,7 +238,7 @@ class Settings:
 
 @dataclass(slots=True)
 class _Wanted:
-    """A shred that is wanted; `asked` is the request that is out."""
+    """A shred that is wanted; `asked` is the request that is out, None while it is ready to be."""
 
     peers: tuple[bytes, ...]
     tries: int = 0
@@ -277,7 +277,7 @@ class Requester:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._wanted: dict[Shred, _Wanted] = {}
-        self._ready: deque[Shred] = deque()
+        self._ready: dict[Shred, None] = {}
         self._out: OrderedDict[int, _Out] = OrderedDict()
         self._out_by_peer: dict[bytes, int] = {}
         self._next_id = 0
@@ -310,22 +310,19 @@ class Requester:
                 continue
             turn = (shred[0].first + shred[1]) // ASKED_MAX % len(peers)
             self._wanted[shred] = _Wanted((*peers[turn:], *peers[:turn]))
-            self._ready.append(shred)
+            self._ready[shred] = None
         return len(self._wanted) - before
 
     def poll(self, now: int) -> list[tuple[bytes, Ask]]:
         """What to ask now, and whom; ns."""
         self._time_out(now)
         groups: dict[tuple[bytes, int], list[Shred]] = {}
-        for _ in range(len(self._ready)):
-            shred = self._ready.popleft()
-            wanted = self._wanted.get(shred)
-            if wanted is None or wanted.asked is not None:
-                continue
+        for shred in list(self._ready):
+            wanted = self._wanted[shred]
             peer = wanted.peers[wanted.tries % len(wanted.peers)]
             if self._out_by_peer.get(peer, 0) >= self._settings.out_most:
-                self._ready.append(shred)
                 continue
+            del self._ready[shred]
             self._out_by_peer[peer] = self._out_by_peer.get(peer, 0) + 1
             groups.setdefault((peer, shred[0].slot), []).append(shred)
         return [
@@ -360,6 +357,7 @@ class Requester:
         """Takes in that shreds are wanted no longer: FEC gave them back, or they came late."""
         for shred in shreds:
             wanted = self._wanted.pop(shred, None)
+            self._ready.pop(shred, None)
             if wanted is not None and wanted.asked is not None:
                 self._settle(wanted.asked, self._out[wanted.asked], shred)
 
@@ -398,7 +396,7 @@ class Requester:
                 del self._wanted[shred]
                 self.counts.given_up += 1
             else:
-                self._ready.append(shred)
+                self._ready[shred] = None
 
     def _settle(self, ident: int, out: _Out, shred: Shred) -> None:
         out.shreds.discard(shred)
