@@ -38,7 +38,33 @@ struct assent_hmac {
 #define ASSENT_UNROLL _Pragma("GCC unroll 64")
 #endif
 
+#ifdef __bpf__
+/*
+ * BPF has no rotation, and each written out is five instructions. Of a word that stands twice in 64
+ * bits it is a shift, and the high half does not matter; clang 14 sees rotations in that, too, and
+ * writes them out, unless it is kept from looking.
+ */
+typedef __u64 assent_twice;
+
+static __always_inline assent_twice assent_sha256_twice(__u32 x)
+{
+	__u64 twice = (__u64)x << 32 | x;
+
+	asm volatile("" : "+r"(twice));
+	return twice;
+}
+
+#define ASSENT_ROTR32(x, b) ((x) >> (b))
+#else
+typedef __u32 assent_twice;
+
+static __always_inline assent_twice assent_sha256_twice(__u32 x)
+{
+	return x;
+}
+
 #define ASSENT_ROTR32(x, b) (((x) >> (b)) | ((x) << (32 - (b))))
+#endif
 
 static const __u32 assent_sha256_k[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -61,29 +87,33 @@ static __always_inline void assent_sha256_init(struct assent_sha256 *state)
 static __always_inline __u32 assent_sha256_word(__u32 w[ASSENT_SHA256_BLOCK_WORDS], __u32 i)
 {
 	__u32 early = w[(i + 1) & 15], late = w[(i + 14) & 15];
+	assent_twice x = assent_sha256_twice(early), y = assent_sha256_twice(late);
 
-	w[i & 15] += (ASSENT_ROTR32(early, 7) ^ ASSENT_ROTR32(early, 18) ^ early >> 3) +
-		     w[(i + 9) & 15] +
-		     (ASSENT_ROTR32(late, 17) ^ ASSENT_ROTR32(late, 19) ^ late >> 10);
+	w[i & 15] += (__u32)(ASSENT_ROTR32(x, 7) ^ ASSENT_ROTR32(x, 18)) ^ early >> 3;
+	w[i & 15] += (__u32)(ASSENT_ROTR32(y, 17) ^ ASSENT_ROTR32(y, 19)) ^ late >> 10;
+	w[i & 15] += w[(i + 9) & 15];
 	return w[i & 15];
 }
 
-/* One round: s[0..7] are a..h, `word` is the schedule's. */
+/* One round: s[0..7] are a..h, `word` is the schedule's. Choice and majority are those of the
+ * standard in fewer steps. */
 static __always_inline void assent_sha256_round(__u32 s[ASSENT_SHA256_WORDS], __u32 k, __u32 word)
 {
-	__u32 a = s[0], e = s[4];
-	__u32 t = s[7] + (ASSENT_ROTR32(e, 6) ^ ASSENT_ROTR32(e, 11) ^ ASSENT_ROTR32(e, 25)) +
-		  ((e & s[5]) ^ (~e & s[6])) + k + word;
+	assent_twice a = assent_sha256_twice(s[0]), e = assent_sha256_twice(s[4]);
+	__u32 choice = s[6] ^ (s[4] & (s[5] ^ s[6]));
+	__u32 majority = s[1] ^ ((s[0] ^ s[1]) & (s[1] ^ s[2]));
+	__u32 t = s[7] + k + word + choice +
+		  (__u32)(ASSENT_ROTR32(e, 6) ^ ASSENT_ROTR32(e, 11) ^ ASSENT_ROTR32(e, 25));
 
 	s[7] = s[6];
 	s[6] = s[5];
-	s[5] = e;
+	s[5] = s[4];
 	s[4] = s[3] + t;
 	s[3] = s[2];
 	s[2] = s[1];
-	s[1] = a;
-	s[0] = t + (ASSENT_ROTR32(a, 2) ^ ASSENT_ROTR32(a, 13) ^ ASSENT_ROTR32(a, 22)) +
-	       ((a & s[2]) ^ (a & s[3]) ^ (s[2] & s[3]));
+	s[1] = s[0];
+	s[0] = t + majority +
+	       (__u32)(ASSENT_ROTR32(a, 2) ^ ASSENT_ROTR32(a, 13) ^ ASSENT_ROTR32(a, 22));
 }
 
 /* Takes in one block, which is used up. 0; nothing else. */
