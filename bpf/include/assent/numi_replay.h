@@ -91,7 +91,7 @@ static __always_inline __u64 assent_numi_replay_mark(__u64 word, __u64 slot, __u
 	__u64 bit = 1ULL << (seq % ASSENT_NUMI_REPLAY_WORD_BITS);
 	__u32 found = (__u32)(word >> 32);
 
-	if (word && found == name)
+	if (found == name)
 		return word | bit;
 	if (!word || (__s32)(name - found) > 0)
 		return (__u64)name << 32 | bit;
