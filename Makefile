@@ -92,12 +92,14 @@ fuzz: build ## fuzz each C parser, FUZZ_RUNS inputs each; the corpus stays in bu
 	@FUZZ_RUNS=$(FUZZ_RUNS) $(BIN)/pytest -n $(PYTEST_WORKERS) --timeout=0 tests/fuzz
 
 SIM_EXAMPLES ?= 5000
+EXAMPLES ?= 500
 
 soak: as-root build ## races, swaps, kills and ten minutes at full rate; SEED=number repeats a run
 	$(say) "Soak: 10,000,000 frames a CPU, 1,000 swaps, 1,000 kills, ten minutes at full rate"
 	@SOAK=1 $(BIN)/pytest --timeout=0 -s tests/races tests/netns/test_soak.py tests/packet/test_migration.py
-	$(say) "The engine against $(SIM_EXAMPLES) plans of each kind"
-	@SIM_EXAMPLES=$(SIM_EXAMPLES) $(BIN)/pytest --timeout=0 tests/unit/test_sim_faults.py
+	$(say) "Properties at random: $(EXAMPLES) cases each, and $(SIM_EXAMPLES) plans of each kind for the engine"
+	@SOAK=1 EXAMPLES=$(EXAMPLES) SIM_EXAMPLES=$(SIM_EXAMPLES) $(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal --timeout=0 \
+		-m hypothesis tests/unit
 
 verifier-record: build ## what the verifier goes through for each program is what it may be
 	$(say) "Verifier's record"

@@ -264,12 +264,12 @@ static void check_rate(struct host *host, uint32_t cost)
 static void lend(struct host *host)
 {
 	struct assent_flow *gate = &host->lines[1], *page = &host->page.line;
-	uint64_t most;
+	uint64_t taken;
 
 	assent_atomic_add(&gate->rx_spent, host->page.voided - host->voided);
 	host->voided = host->page.voided;
-	most = gate->rx_spent + gate->rx_window;
-	assent_counter_raise(&gate->rx_granted, page->rx_granted < most ? page->rx_granted : most);
+	taken = host->page.taken < gate->rx_spent ? host->page.taken : gate->rx_spent;
+	assent_counter_raise(&gate->rx_granted, gate->rx_window + taken);
 	host->page.confirmed_granted = gate->rx_granted;
 	gate->rx_open = page->rx_open;
 	gate->tx_seq = page->tx_seq;

@@ -344,8 +344,7 @@ class Peer:
     def do_wish(self, index: int, name: str, value: int) -> dict[str, Any]:
         """Writes a member of a lent line, as a borrower that lies may, and rings."""
         line = lib.an_ring_lent_line(self._ring, index)
-        at = {"rx_granted": 0, "tx_seq": 36, "rx_next": 56}[name]
-        kind = "uint64_t *" if at < 32 else "uint32_t *"
+        at, kind = {"taken": (80, "uint64_t *"), "tx_seq": (36, "uint32_t *")}[name]
         ffi.cast(kind, ffi.cast("uint8_t *", line) + at)[0] = value
         os.write(self._doorbell, (1).to_bytes(8, "little"))
         return {}

@@ -243,7 +243,7 @@ def test_an_unprivileged_process_drives_a_lent_ring(world, backend):
         assert flows.read(base + 2).tx_pending == 1
 
         # A wish beyond what has arrived and the window is not granted.
-        borrower.do("wish", index=0, name="rx_granted", value=1 << 40)
+        borrower.do("wish", index=0, name="taken", value=1 << 40)
         borrower.do("wish", index=1, name="tx_seq", value=1)
         transfer(borrower, left, 2, count=1, size=10)
         line = flows.read(base + 1)

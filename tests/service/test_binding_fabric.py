@@ -18,8 +18,8 @@ from assent.covenant import carrier
 from assent.covenant.carrier import Pace
 from assent.errors import FailedPrecondition, InvalidArgument, Unavailable
 from assent.identity.keys import Identity
-from assent.service.bindings.fabric import FabricLinks
-from assent.service.bindings.links import FRAME_MAX, Refusal
+from assent.service.bindings.fabric import FabricLinks, has_arrived
+from assent.service.bindings.links import FRAME_MAX, Link, Refusal
 from assent.wire.control import CovenantParcel, CovenantPiece
 
 LEFT, RIGHT, OTHER = (Identity.from_seed(bytes([n] * 32)).cell_id for n in (1, 2, 3))
@@ -161,6 +161,28 @@ async def test_one_end_that_began_anew_goes_on(wire: Wire):
     await eventually(lambda: len(near.frames) == 2, "the echo")
     assert [got for _, got in far.frames] == [frame(b"one"), frame(b"two")]
     assert not near.ends
+
+
+async def test_a_frame_has_arrived_once_its_owner_is_done_with_it_and_not_before(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+):
+    """Who is killed in the middle has acknowledged nothing."""
+    far = wire.owners[1]
+
+    def received(link: Link, raw: bytes) -> None:
+        far.frames.append((link, raw))
+        wire.broken = True
+
+    monkeypatch.setattr(far, "received", received)
+    link = wire.near.link(RIGHT, LEFT)
+    link.send(frame(b"one"))
+    await eventually(lambda: far.frames, "it is taken in")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not has_arrived(link)
+    wire.broken = False
+    await eventually(lambda: has_arrived(link), "it is acknowledged")
+    assert [raw for _, raw in far.frames] == [frame(b"one")]
 
 
 async def test_what_comes_without_a_session_is_nobody_s(wire: Wire):

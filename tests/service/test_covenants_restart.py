@@ -13,7 +13,9 @@ from grpc import StatusCode
 from assent.covenant.document import verify_export
 from assent.service.covenants.evidence import EvidenceLog
 from assent.service.covenants.gatekeeper import LEASE_NS
+from assent.service.faults import VARIABLE, Point
 from assent.v1 import covenants_pb2 as pb
+from assent.wire.cellid import CellID
 
 from .conftest import Cable, Host, Place, by_name, eventually, housed, refused, switched
 from .covenant_hosts import (
@@ -148,10 +150,7 @@ async def test_a_cell_gets_another_key_and_everything_goes_on(
     assert await left.cell() == old, "not before all have agreed"
     await right.accept(theirs)
 
-    async def rotated() -> bool:
-        return old != await left.cell() == await right.cell("left")
-
-    await eventually(rotated, "both know the new key")
+    await _renamed_to_the_same(left, right, old)
     await in_session(left, right)
     await right.open_flow("left")
     assert await left.send(right) == "admitted"
@@ -182,6 +181,62 @@ async def test_a_peer_that_refuses_the_new_key_ends_its_covenant(two: Two):
 
     await eventually(rotated, "left has its new key all the same")
     assert await right.cell("left") == old
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_rotation_that_was_agreed_on_is_finished_after_a_crash(
+    two: Two, cable: Cable, durable: bool
+):
+    """Right knows left by the new key from then on, even if the crash ends their covenant."""
+    left, right = two
+    cable.left.stop()
+    cable.left.environment = {VARIABLE: Point.REKEY_RENAMED.value}
+    await cable.left.start()
+    cable.left.environment = {}
+    _, theirs = await agree(left, right, proposal(durable=durable))
+    await in_session(left, right)
+    old, process = await left.cell(), cable.left.process
+    assert process is not None
+    await left.covenants.Rotate(pb.RotateRequest())
+    await right.until(theirs, AMENDING)
+    await right.accept(theirs)
+    await eventually(lambda: process.poll() is not None, "left dies of it")
+
+    async def known() -> bool:
+        return await right.cell("left") != old
+
+    await eventually(known, "right knows left by its new key")
+    await cable.left.start()
+    await _renamed_to_the_same(left, right, old)
+    await left.api.connect("right", renew=True)
+
+
+async def test_a_rotation_that_is_undecided_goes_on_after_a_crash(two: Two, cable: Cable):
+    left, right = two
+    ours, theirs = await agree(left, right, proposal(durable=True))
+    await in_session(left, right)
+    old = await left.cell()
+    await left.covenants.Rotate(pb.RotateRequest())
+    await right.until(theirs, AMENDING)
+    cable.left.stop(signal.SIGKILL)
+    await cable.left.start()
+    assert await left.cell() == old
+
+    async def linked() -> bool:
+        return bool((await right.get(theirs)).peers[0].link)
+
+    await eventually(linked, "right reaches left again")
+    await right.accept(theirs)
+    await _renamed_to_the_same(left, right, old)
+    await in_session(left, right)
+    assert (await left.get(ours)).version == 2
+
+
+async def _renamed_to_the_same(left: Side, right: Side, old: CellID) -> None:
+    async def rotated() -> bool:
+        return old != await left.cell() == await right.cell("left")
+
+    await eventually(rotated, "both know the new key")
 
 
 # Three

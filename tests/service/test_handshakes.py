@@ -274,6 +274,75 @@ async def test_a_peer_that_begins_anew_in_the_middle_is_answered(link: Link):
     assert link.here.store.sessions()[0].epoch == link.there.store.sessions()[0].epoch
 
 
+@pytest.mark.parametrize("higher", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_wants_a_session_does_not_wait_for_a_peer_that_has_given_up(
+    link: Link, higher: bool, late: bool
+):
+    """It was told to: a covenant ended between its SYN and our SYN-ACK."""
+    nodes = sorted((link.here, link.there), key=lambda node: node.identity.cell_id, reverse=higher)
+    peer, ours = nodes
+    given_up = await peer.begin()
+    link.carry(lambda flags: flags == SYN_ACK)
+    peer.manager.stop_handshakes(peer.remote.id, "its covenant has ended")
+    with pytest.raises(Unavailable, match="covenant has ended"):
+        await given_up
+    if late:
+        link.wait(1)
+        link.carry()
+        connecting = await ours.begin()
+        # Its answer was repeated in vain: there is nothing to wait for.
+    else:
+        connecting = await ours.begin()
+        link.carry()
+        link.wait(1)
+        link.carry()
+        assert ours.manager.views()[0].state is State.SYN_RCVD
+        assert not connecting.done(), "the peer may be slow"
+        link.wait(2)
+    link.carry()
+    view = await connecting
+    assert view.stored is not None
+    assert view.stored.initiator
+    assert ours.phase() is peer.phase() is Phase.ESTABLISHED
+    assert ours.places() == peer.places() == (1, 1, 1)
+
+
+@pytest.mark.parametrize("lost", [SYN_ACK, ACK])
+@pytest.mark.parametrize("higher", [False, True])
+async def test_a_peer_that_still_takes_part_is_waited_for(link: Link, higher: bool, lost: Flags):
+    nodes = sorted((link.here, link.there), key=lambda node: node.identity.cell_id, reverse=higher)
+    peer, ours = nodes
+    asking = await peer.begin()
+    link.carry(lambda flags: flags == SYN_ACK)
+    connecting = await ours.begin()
+    for _ in range(3):
+        link.wait(1)
+        link.carry(lambda flags: flags == lost)
+    link.wait(4)
+    link.carry()
+    await asking
+    view = await connecting
+    assert view.stored is not None
+    assert not view.stored.initiator
+    assert ours.phase() is peer.phase() is Phase.ESTABLISHED
+    assert (SYN, ours.name) not in {(flags, name) for name, flags in link.passed}
+
+
+async def test_nobody_begins_anew_for_a_peer_that_has_given_up_unless_somebody_waits(link: Link):
+    given_up = await link.there.begin()
+    link.carry(lambda flags: flags == SYN_ACK)
+    link.there.manager.stop_handshakes(link.there.remote.id, "its covenant has ended")
+    with pytest.raises(Unavailable):
+        await given_up
+    for _ in range(30):
+        link.wait(1.1)
+        link.carry()
+    assert ("here", SYN) not in link.passed
+    assert link.here.places() == link.there.places() == (0, 0, 0)
+    assert link.here.manager.views() == []
+
+
 async def test_a_renewal_goes_on_with_the_old_session_until_it_is_done(link: Link):
     connecting = await link.here.begin()
     link.carry()

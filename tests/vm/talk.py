@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One end of a conversation: numbered messages on a flow of one delivery, and what came of them.
+"""One end of conversations: numbered messages on a flow of one delivery, and what came of them.
 
-talk.py send SOCKET DELIVERY COUNT SIZE
-talk.py receive SOCKET DELIVERY COUNT SIZE
+    talk.py SOCKET
+
+Each line of stdin is a conversation: `send` or `receive`, DELIVERY, COUNT and SIZE. Lines of stdout
+answer: `ready` when a receiver listens, and JSON at the end. To start a process takes an emulated
+CPU longer than a conversation, so one process has many.
 """
 
 from __future__ import annotations
@@ -28,11 +31,8 @@ def message(number: int, size: int) -> bytes:
     return (number.to_bytes(4, "big") * -(-size // 4))[:size]
 
 
-def send(socket: Path, delivery: Delivery, count: int, size: int) -> dict[str, object]:
-    with (
-        Endpoint(socket=socket) as endpoint,
-        endpoint.open_flow("right", label=LABEL, delivery=delivery) as flow,
-    ):
+def send(endpoint: Endpoint, delivery: Delivery, count: int, size: int) -> dict[str, object]:
+    with endpoint.open_flow("right", label=LABEL, delivery=delivery) as flow:
         if flow.recv(timeout=PATIENCE_S) != GO:
             raise SystemExit("the receiver says something else")
         for number in range(count):
@@ -41,11 +41,13 @@ def send(socket: Path, delivery: Delivery, count: int, size: int) -> dict[str, o
         return {"stats": asdict(flow.stats)}
 
 
-def receive(socket: Path, count: int, size: int) -> dict[str, object]:
+def receive(endpoint: Endpoint, delivery: Delivery, count: int, size: int) -> dict[str, object]:
     numbers: list[int] = []
-    with Endpoint(socket=socket) as endpoint, endpoint.listen(LABEL) as flows:
-        print("ready", flush=True)
+    with endpoint.listen(LABEL) as flows:
+        say("ready")
         with next(iter(flows)) as flow:
+            if flow.delivery is not delivery:
+                raise SystemExit(f"the sender promises something else: {flow.delivery.name}")
             got = first(flow)
             with contextlib.suppress(EndedError):
                 while True:
@@ -58,21 +60,32 @@ def receive(socket: Path, count: int, size: int) -> dict[str, object]:
 
 
 def first(flow: Flow) -> bytes:
-    """Has the sender begin; what either side sends before the other has the flow open is lost."""
+    """Has the sender begin, and takes its first message.
+
+    Best effort alone loses what is sent before the peer has the flow open. Elsewhere one word is
+    enough, and one that nobody reads would keep the flow from being closed in good order.
+    """
+    flow.send(GO, timeout=PATIENCE_S)
+    if flow.delivery is not Delivery.BEST_EFFORT:
+        return flow.recv(timeout=PATIENCE_S)
     while True:
-        flow.send(GO, timeout=PATIENCE_S)
         with contextlib.suppress(TimeoutError):
             return flow.recv(timeout=RETRY_S)
+        flow.send(GO, timeout=PATIENCE_S)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def main() -> None:
-    side, socket, delivery, count, size = sys.argv[1:]
-    path, messages, length = Path(socket), int(count), int(size)
-    if side == "send":
-        result = send(path, Delivery[delivery], messages, length)
-    else:
-        result = receive(path, messages, length)
-    print(json.dumps(result), flush=True)
+    (socket,) = sys.argv[1:]
+    sides = {"send": send, "receive": receive}
+    for line in sys.stdin:
+        side, delivery, count, size = line.split()
+        with Endpoint(socket=Path(socket)) as endpoint:
+            result = sides[side](endpoint, Delivery[delivery], int(count), int(size))
+        say(json.dumps(result))
 
 
 if __name__ == "__main__":

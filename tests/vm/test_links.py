@@ -18,12 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from assent.bench.hosts import PAIR, introduce, switched
+from assent.bench.hosts import PAIR
 from assent.demo.nodes import Nodes
 
-from .test_transfer import clear, tc
+from .lab import netem, renew
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
 
@@ -38,58 +37,72 @@ LINKS = {
 MESSAGES = 1500
 SIZE = 700
 LONG = 20_000  # more than a frame: ordered alone has such messages
-CONVERSATION_S = 300
+
+
+class Talkers:
+    """talk.py on both hosts: started when it is asked for, and anew where it was ended."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes = nodes
+        self._running: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self) -> None:
+        for name in PAIR:
+            if name not in self._running:
+                script, socket = Path(__file__).with_name("talk.py"), self.nodes[name].socket
+                self._running[name] = subprocess.Popen(
+                    self.nodes.lab.hosts[name].command(sys.executable, str(script), str(socket)),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+
+    def end(self) -> None:
+        while self._running:
+            _, process = self._running.popitem()
+            process.kill()
+            process.communicate()
+
+    def ask(self, host: str, *words: object) -> None:
+        stdin = self._running[host].stdin
+        assert stdin is not None
+        print(*words, file=stdin, flush=True)
+
+    def answer(self, host: str) -> str:
+        stdout = self._running[host].stdout
+        assert stdout is not None
+        line = stdout.readline()
+        assert line, f"talk.py on {host} has ended: what it said is above"
+        return line
+
+    def converse(
+        self, link: str, delivery: str, count: int, size: int
+    ) -> tuple[list[int], dict[str, int]]:
+        """Returns the numbers that arrived, and the sender's counts."""
+        self.start()
+        renew(self.nodes)
+        try:
+            with netem(self.nodes, link):
+                self.ask("right", "receive", delivery, count, size)
+                assert self.answer("right") == "ready\n"
+                self.ask("left", "send", delivery, count, size)
+                sent, received = (json.loads(self.answer(name)) for name in PAIR)
+        except BaseException:
+            self.end()
+            raise
+        return received["numbers"], sent["stats"]
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patient, Nodes(PAIR, Console(), switched) as nodes:
-        # An emulated CPU takes its time: two daemons start at once.
-        patient.setattr("assent.demo.nodes._START_S", 150)
-        nodes.start_all()
-        introduce(nodes, {1: 8192})
-        yield nodes
-
-
-def start(nodes: Nodes, host: str, side: str, *args: object) -> subprocess.Popen[str]:
-    script = str(Path(__file__).with_name("talk.py"))
-    command = (sys.executable, script, side, str(nodes[host].socket), *map(str, args))
-    return subprocess.Popen(
-        nodes.lab.hosts[host].command(*command), stdout=subprocess.PIPE, text=True
-    )
-
-
-def result(process: subprocess.Popen[str]) -> dict[str, object]:
-    said, _ = process.communicate(timeout=CONVERSATION_S)
-    assert process.returncode == 0
-    return json.loads(said.splitlines()[-1])
-
-
-def converse(
-    nodes: Nodes, link: str, delivery: str, count: int, size: int
-) -> tuple[list[int], dict[str, int]]:
-    """Returns the numbers that arrived, and the sender's counts."""
-    nodes.cli("left", "sessions", "connect", "right", "--renew")
-    for name in PAIR:
-        tc(nodes, "add", "dev", name, "root", "netem", *link.split())
-    try:
-        with start(nodes, "right", "receive", delivery, count, size) as receiver:
-            try:
-                assert receiver.stdout is not None
-                assert receiver.stdout.readline() == "ready\n"
-                with start(nodes, "left", "send", delivery, count, size) as sender:
-                    sent = result(sender)
-                received = result(receiver)
-            finally:
-                receiver.kill()
-    finally:
-        clear(nodes)
-    return received["numbers"], sent["stats"]  # type: ignore[return-value]
+def talkers(nodes: Nodes) -> Iterator[Talkers]:
+    talkers = Talkers(nodes)
+    yield talkers
+    talkers.end()
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_ordered(nodes: Nodes, link: str) -> None:
-    numbers, stats = converse(nodes, LINKS[link], "ORDERED", MESSAGES, SIZE)
+def test_ordered(talkers: Talkers, link: str) -> None:
+    numbers, stats = talkers.converse(LINKS[link], "ORDERED", MESSAGES, SIZE)
     assert numbers == list(range(MESSAGES))
     if link in {"lossy", "bursty", "everything"}:
         assert stats["retransmissions"] > 0
@@ -97,21 +110,21 @@ def test_ordered(nodes: Nodes, link: str) -> None:
         assert (stats["nacks_received"], stats["gaps_received"]) == (0, 0)
 
 
-def test_ordered_messages_longer_than_a_frame(nodes: Nodes) -> None:
-    numbers, stats = converse(nodes, LINKS["everything"], "ORDERED", 60, LONG)
+def test_ordered_messages_longer_than_a_frame(talkers: Talkers) -> None:
+    numbers, stats = talkers.converse(LINKS["everything"], "ORDERED", 60, LONG)
     assert numbers == list(range(60))
     assert stats["tx_frames"] > 60 * LONG // 1500
 
 
 @pytest.mark.parametrize("link", ["shuffling", "everything"])
-def test_unordered(nodes: Nodes, link: str) -> None:
-    numbers, _ = converse(nodes, LINKS[link], "UNORDERED", MESSAGES, SIZE)
+def test_unordered(talkers: Talkers, link: str) -> None:
+    numbers, _ = talkers.converse(LINKS[link], "UNORDERED", MESSAGES, SIZE)
     assert sorted(numbers) == list(range(MESSAGES))
 
 
 @pytest.mark.parametrize("link", ["doubling", "everything"])
-def test_best_effort(nodes: Nodes, link: str) -> None:
-    numbers, stats = converse(nodes, LINKS[link], "BEST_EFFORT", MESSAGES, SIZE)
+def test_best_effort(talkers: Talkers, link: str) -> None:
+    numbers, stats = talkers.converse(LINKS[link], "BEST_EFFORT", MESSAGES, SIZE)
     assert len(set(numbers)) == len(numbers)
     assert stats["tx_payload"] == MESSAGES * SIZE
     if link == "doubling":

@@ -10,7 +10,6 @@ all others are replays; a hostile frame is refused as what it is, however often 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import socket
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from assent.dataplane import bpffs
 from assent.dataplane.gate import PIN_ROOT, Gate
@@ -31,6 +31,7 @@ from assent.wire.cellid import CellID
 from assent.wire.fabric import Flags
 
 from ..packet.conftest import Rig
+from .lab import queue_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
@@ -68,9 +69,9 @@ def frames_of(rig: Any) -> dict[str, Callable[[int], bytes]]:
 class Link:
     """The sender's port, and what was seen to leave it."""
 
-    def __init__(self, rig: Rig, command: list[str]) -> None:
+    def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._command = command
+        self._links = IPRoute()
         # A socket is not shown what it sends itself.
         self._raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._raw.bind((SENDER, 0))
@@ -80,17 +81,9 @@ class Link:
         self.offered: Counter[bytes] = Counter()
 
     def close(self) -> None:
+        self._links.close()
         self._raw.close()
         self._tap.close()
-
-    def tc(self, *words: str) -> str:
-        done = subprocess.run(
-            [*self._command, "tc", "-s", "-j", "qdisc", *words],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout
 
     def send(self, batch: list[bytes]) -> None:
         """Sends frames, and awaits that the gate has counted each that came out of netem."""
@@ -98,7 +91,7 @@ class Link:
             self._raw.send(frame)
             self._look()
         for _ in range(SETTLED_WITHIN):
-            queued = json.loads(self.tc("show", "dev", SENDER, "root"))[0]["qlen"]
+            queued = queue_of(self._links, SENDER)["qlen"]
             self._look()
             counted = sum(each.frames for each in self._rig.tables.counters.read().values())
             if not queued and counted == self.offered.total():
@@ -118,7 +111,6 @@ class Link:
 @pytest.fixture
 def link() -> Iterator[tuple[Rig, Link]]:
     netns = f"assent-netem-{os.getpid()}"
-    command = ["nsenter", f"--net=/run/netns/{netns}", "--"]
     bpffs.ensure(PIN_ROOT)
     root = Path(f"{PIN_ROOT}-netem-{os.getpid()}")
     subprocess.run(["ip", "netns", "add", netns], check=True)
@@ -141,7 +133,7 @@ def link() -> Iterator[tuple[Rig, Link]]:
                     rig.tables.sessions.provision(
                         cell, rig.local, rig.admission_key, cell == SUSPENDED, cell == SUSPENDED
                     )
-                link = Link(rig, command)
+                link = Link(rig)
                 yield rig, link
                 link.close()
                 gate.detach(GUARDED)

@@ -12,31 +12,28 @@ of them were the first of their number, and how many came again.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
-import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from rich.console import Console
 
-from assent.demo.lab import HOST_INTERFACE
+from assent.bench.hosts import PAIR
 from assent.demo.nodes import Nodes
 from assent.demo.tally import Tally, minus, settle
 from assent.demo.wiretap import raw_socket
 from assent.wire.fabric import ETHERTYPE
 
-pytestmark = [pytest.mark.netns, pytest.mark.timeout(600)]
+from .lab import netem, netem_drops, renew
 
-PORTS = ("left", "right")
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(900)]
+
 BAD = "limit 10000 delay 4ms 1ms loss 30% duplicate 30% reorder 25% 50%"
-TRANSFER_S = 240
+TRANSFER_S = 300
 
 _ETH_P_ALL = 0x0003
 _PACKET_OUTGOING = 4
@@ -44,31 +41,6 @@ _PACKET_STATISTICS = 6
 _SOL_PACKET = 263
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
 _TAP_BUFFER = 256 << 20
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    """The demo's hosts, two of them, introduced and connected."""
-    with (
-        pytest.MonkeyPatch.context() as patient,
-        Nodes(PORTS, Console()) as nodes,
-    ):
-        # An emulated CPU takes its time: two daemons start at once.
-        patient.setattr("assent.demo.nodes._START_S", 150)
-        nodes.start_all()
-        for name in PORTS:
-            nodes.cli(name, "cells", "create", name, "--interface", HOST_INTERFACE)
-            nodes.cli(name, "attach", HOST_INTERFACE)
-            (nodes.scratch / f"{name}.cell").write_text(nodes.cli(name, "cells", "export", name))
-        psk = nodes.scratch / "psk"
-        nodes.cli("left", "keys", "generate-psk", "--output", str(psk))
-        for here, there in (PORTS, PORTS[::-1]):
-            card = str(nodes.scratch / f"{there}.cell")
-            nodes.cli(here, "cells", "add", "--from", card, "--consent", "standing")
-            nodes.cli(here, "keys", "set-psk", there, "--file", str(psk))
-            nodes.cli(here, "grants", "set", there, "1", "32767")
-        nodes.cli("left", "sessions", "connect", "right")
-        yield nodes
 
 
 class Tap:
@@ -125,38 +97,33 @@ class Books:
 
 def transfer(nodes: Nodes, file: Path, backend: str, link: str = "") -> dict[str, Books]:
     """Sends a file from left to right over a new session; returns both ports' books."""
-    nodes.cli("left", "sessions", "connect", "right", "--renew")
+    renew(nodes)
     inbox = nodes.scratch / f"inbox-{file.name}"
     inbox.mkdir()
     with contextlib.ExitStack() as undo:
-        clients = {name: undo.enter_context(nodes.client(name)) for name in PORTS}
+        clients = {name: undo.enter_context(nodes.client(name)) for name in PAIR}
         taps = {
             name: Tap(undo.enter_context(raw_socket(nodes.lab.switch, name, _ETH_P_ALL)))
-            for name in PORTS
+            for name in PAIR
         }
-        lost = {name: nodes.lab.link_drops(name) for name in PORTS}
-        before = {name: Tally.take(clients[name]) for name in PORTS}
-        if link:
-            undo.callback(clear, nodes)
-            for name in PORTS:
-                tc(nodes, "add", "dev", name, "root", "netem", *link.split())
+        lost = {name: nodes.lab.link_drops(name) for name in PAIR}
+        before = {name: Tally.take(clients[name]) for name in PAIR}
         options = ("--backend", backend, "--json")
         into = ("--dir", str(inbox))
-        receiver = nodes.background("right", "recv", "--from", "left", *into, *options)
-        sender = nodes.background("left", "send", str(file), "--to", "right", *options)
-        sent, received = sender.result(TRANSFER_S), receiver.result(TRANSFER_S)
+        with netem(nodes, link):
+            receiver = nodes.background("right", "recv", "--from", "left", *into, *options)
+            sender = nodes.background("left", "send", str(file), "--to", "right", *options)
+            sent, received = sender.result(TRANSFER_S), receiver.result(TRANSFER_S)
+            if link:
+                assert all(netem_drops(nodes, name) > 0 for name in PAIR)
         assert sent["backend"] == received["backend"] == backend
-        if link:
-            for name in PORTS:
-                assert qdisc_drops(nodes, name) > 0
-            clear(nodes)
         assert sent["blake3"] == digest(file) == digest(Path(received["file"]))
-        offered = {name: Counter[bytes]() for name in PORTS}
+        offered = {name: Counter[bytes]() for name in PAIR}
         # Control frames go on, so the two sides are read until they speak of the same moment.
         for _ in range(20):
-            for name in PORTS:
+            for name in PAIR:
                 offered[name] += taps[name].numbers()
-            after = {name: (settle(clients[name]), Tally.take(clients[name]))[1] for name in PORTS}
+            after = {name: (settle(clients[name]), Tally.take(clients[name]))[1] for name in PAIR}
             books = {
                 name: Books(
                     offered[name],
@@ -164,31 +131,11 @@ def transfer(nodes: Nodes, file: Path, backend: str, link: str = "") -> dict[str
                     after[name].admitted - before[name].admitted,
                     minus(after[name].drops, before[name].drops),
                 )
-                for name in PORTS
+                for name in PAIR
             }
             if all(each.balanced for each in books.values()):
                 break
         return books
-
-
-def tc(nodes: Nodes, *args: str) -> str:
-    return subprocess.run(
-        nodes.lab.switch.command("tc", "-s", "-j", "qdisc", *args),
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-
-
-def qdisc_drops(nodes: Nodes, port: str) -> int:
-    return json.loads(tc(nodes, "show", "dev", port, "root"))[0]["drops"]
-
-
-def clear(nodes: Nodes) -> None:
-    """Takes netem out of the ports; what it still held is gone."""
-    for name in PORTS:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            tc(nodes, "del", "dev", name, "root")
 
 
 def random_file(nodes: Nodes, name: str, size: int) -> Path:

@@ -258,6 +258,7 @@ class Connection:
         self._resend_at: int | None = None
         self._timers = timers
         self._resend_after = timers.resend_first
+        self._asked_again = False
         self._asked_at = 0
         self._outbox: list[Frame] = []
 
@@ -268,6 +269,19 @@ class Connection:
     def last_active(self) -> int | None:
         """When the connection last went on, monotonic ns; None where it is closed."""
         return None if self._expires is None else self._expires - self._timers.lifetime
+
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether the peer whose SYN we answered seems to have given its handshake up.
+
+        It has neither confirmed the session nor asked again, though its SYN has been due since. No
+        frame says so for certain: only who wants a session now has a reason not to wait any longer.
+        """
+        return (
+            self.state is State.SYN_RCVD
+            and not self._asked_again
+            and self._resend_after > self._timers.resend_first
+        )
 
     @property
     def next_seq(self) -> int:
@@ -539,6 +553,7 @@ class Connection:
         if action is None or attempt is None or message != attempt.accepted:
             raise self._unexpected(what)
         if action is Action.SEND_SYN_ACK:
+            self._asked_again = True
             self._send_again()
         elif action is Action.SEND_ACK:
             self._queue_handshake(Flags.ACK, attempt.confirmation)
@@ -601,6 +616,7 @@ class Connection:
         self._attempt = attempt
         self._expires = now + self._timers.lifetime
         self._resend_after = self._timers.resend_first
+        self._asked_again = False
         if self.state is State.ESTABLISHED:
             self._resend_at = None
         else:

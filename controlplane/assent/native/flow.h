@@ -204,7 +204,7 @@ struct an_flow {
 	struct an_buffer *ready_tail;
 	uint64_t rx_consumed;  /* blocks, since the session began */
 	uint64_t rx_announced; /* rx_granted as last told */
-	uint64_t rx_rung;      /* rx_granted as of when the doorbell last rang */
+	uint64_t rx_rung;      /* what was taken when the doorbell last rang */
 	uint32_t rx_unannounced_frames;
 	uint8_t rx_unannounced_data; /* whether data was among them */
 	uint8_t rx_ack_due;     /* a frame under LAMP was consumed, and its sender does not know */

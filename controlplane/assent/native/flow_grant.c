@@ -4,13 +4,21 @@
 
 #include "flow_parts.h"
 
+/* What a grant is due for. */
+static uint64_t taken(const struct an_flow *flow)
+{
+	return flow->rx_consumed - flow->rx_held;
+}
+
 /* Grants all that was consumed and is not held. A window that became wider counts at once, and one
  * that became narrower when as much has been consumed. */
 static void settle(struct an_flow *flow)
 {
 	uint64_t window = __atomic_load_n(&flow->line->rx_window, __ATOMIC_ACQUIRE);
 
-	assent_counter_raise(&flow->line->rx_granted, window + flow->rx_consumed - flow->rx_held);
+	assent_counter_raise(&flow->line->rx_granted, window + taken(flow));
+	if (flow->lent)
+		__atomic_store_n(&flow->lent->taken, taken(flow), __ATOMIC_RELEASE);
 }
 
 static void hold(struct an_flow *flow, uint64_t blocks, uint64_t now)
@@ -148,7 +156,7 @@ void an_ring_doorbell(struct an_flow *flow)
 
 	if (flow->doorbell < 0)
 		return;
-	flow->rx_rung = an_load(&flow->line->rx_granted);
+	flow->rx_rung = taken(flow);
 	if (write(flow->doorbell, &one, sizeof(one)) != sizeof(one))
 		return; /* it is rung already, as often as can be counted */
 }
@@ -156,7 +164,7 @@ void an_ring_doorbell(struct an_flow *flow)
 /* A wish is worth a ring when a receipt is, or somebody waits for one. */
 void an_wish(struct an_flow *flow)
 {
-	uint64_t wished = an_load(&flow->line->rx_granted) - flow->rx_rung;
+	uint64_t wished = taken(flow) - flow->rx_rung;
 
 	if (wished >= an_receipt_step(flow) / 2 || (wished && flow->answer_due))
 		an_ring_doorbell(flow);

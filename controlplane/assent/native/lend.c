@@ -221,13 +221,14 @@ static void apply_voided(struct lent_flow *flow, const struct an_lent_line *lent
 	assent_atomic_add(&flow->gate->rx_spent, more);
 }
 
-/* Never more than all that has arrived has been consumed. */
+/* What it takes has arrived. The window is the gate's: the page's may have been replaced, and what
+ * was wished for by a wider one would be granted before as much is consumed. */
 static void apply_grant(struct assent_flow *gate, const struct an_lent_line *lent)
 {
-	uint64_t wish = load(lent->line.rx_granted);
-	uint64_t limit = load(gate->rx_spent) + load(gate->rx_window);
+	uint64_t taken = load(lent->taken), spent = load(gate->rx_spent);
 
-	assent_counter_raise(&gate->rx_granted, wish < limit ? wish : limit);
+	assent_counter_raise(&gate->rx_granted,
+			     load(gate->rx_window) + (taken < spent ? taken : spent));
 }
 
 static void apply_numbers(struct assent_flow *gate, const struct an_lent_line *lent)

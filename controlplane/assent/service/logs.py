@@ -10,6 +10,7 @@ from typing import Final
 
 from assent.service.config import LogFormat, LogLevel
 
+_OWN: Final = "assent"
 _BUILTIN: Final = frozenset(
     vars(logging.LogRecord("", 0, "", 0, "", None, None)) | {"message": "", "asctime": ""}
 )
@@ -47,12 +48,17 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: LogLevel, style: LogFormat) -> None:
-    """Sends all records of the process to stderr in one format."""
+    """Sends all records of the process to stderr in one format.
+
+    Libraries speak from warnings on, however much we say ourselves.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    own = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(max(own, logging.WARNING))
+    logging.getLogger(_OWN).setLevel(own)
 
 
 def _quoted(value: object) -> str:

@@ -429,8 +429,9 @@ class SessionManager:
             raise Unavailable("the session ended as soon as it was established") from None
 
     def _begin(self, pair: _Pair, remote: RemoteCell, local: LocalCell) -> None:
-        """Begins a handshake where none is under way."""
-        if pair.handshake is not None and pair.handshake.pending:
+        """Begins a handshake where none is under way that the peer still takes part in."""
+        held = pair.handshake
+        if held is not None and held.pending and not held.connection.is_forsaken:
             return
         identity = self._cells.identity(local.id)
         self._cells.require_gated(local)
@@ -908,7 +909,11 @@ class SessionManager:
                 if due is not None and now >= due:
                     # Who does not answer at the address that is known may have moved.
                     shake.ask_everyone = shake.connection.state is State.SYN_SENT
+                    is_forsaken = shake.connection.is_forsaken
                     self._handle(pair, shake, shake.connection.tick(now))
+                    if is_forsaken and pair.waiters:
+                        remote, local = self._store.remote(pair.remote), pair.local
+                        self._begin(pair, remote, self._store.local(local))
             if pair.live is not None:
                 pair.live.tick(now)
             self._flush(pair)

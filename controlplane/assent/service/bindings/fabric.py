@@ -158,10 +158,10 @@ class _Pair:
         except CarrierError as error:
             self._fail(BindingError(Refusal.PROTOCOL, str(error)))
             frames = []
-        # What has been acknowledged must not be lost, even if the owner fails on a frame of it.
-        self._flush()
         for frame in frames:
             self._deliver(frame)
+        # Not before: what has been acknowledged must not be lost, whatever ends us meanwhile.
+        self._flush()
 
     def end(self, reason: str) -> None:
         """The session is no more."""

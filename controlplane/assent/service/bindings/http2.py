@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import ssl as tls_library
 from abc import abstractmethod
@@ -84,9 +83,6 @@ _UUID: Final = re.compile(
 _OK: Final = 200
 # For the stream and for the connection, and as much again.
 _UPDATES_PER_FRAME: Final = 4
-
-# It would describe every header, byte by byte.
-logging.getLogger("hpack").setLevel(logging.INFO)
 
 _Headers = Sequence[tuple[bytes, bytes]]
 

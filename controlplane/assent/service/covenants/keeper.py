@@ -148,8 +148,8 @@ class CovenantKeeper:
             log.info("covenant taken over", extra={"covenant": stored.handle})
         for local, _, covenant in self._homes.covenants():
             self._rotation.catch_up(covenant, local)
-        for local, _ in self._homes.engines():
-            self._rotation.resume(local)
+        for cell in self._store.locals():
+            self._rotation.resume(cell.id)
         self._schedule()
 
     # Calls

@@ -4,7 +4,8 @@
     new key kept beside the old one  ->  AMEND in every covenant  ->  all agree  ->  cell rekeyed
 
 A covenant whose parties do not agree ends: its old key is about to be erased. A crash in between
-leaves the new key on disk as long as a covenant may have gone over to it.
+leaves the new key on disk as long as a covenant may have gone over to it. Once one has, there is no
+way back: its parties know the cell by its new key, even where that covenant has ended since.
 
 A peer's cell is rekeyed once all covenants with it have gone over, and it knows that: its session
 ends with its old key, and with that what is still under way in it.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 from uuid import UUID
 
+from assent.covenant import snapshot
 from assent.covenant.agreement import Covenant
 from assent.covenant.desk import Happened
 from assent.covenant.engine import Engine
@@ -103,13 +105,23 @@ class Rotation:
             return
         engine = self._homes.engine(local)
         bound = [one for one in engine.covenants() if one.in_force]
-        if identity.cell_id == local or all(one.public_key != identity.public_key for one in bound):
-            # All was done, or nothing was agreed to.
+        if identity.cell_id == local or not (
+            any(_is_offered(one, identity) for one in bound) or self._has_held(local, identity)
+        ):
+            # All was done, or nobody has been shown it.
             self._key_files.drop_next(name)
             return
         engine.add_signer(identity)
         left = [one for one in bound if one.public_key != identity.public_key]
         self._propose(local, engine, identity, left)
+
+    def _has_held(self, local: CellID, identity: Identity) -> bool:
+        """Whether a covenant of a cell that has ended had gone over to a key."""
+        return any(
+            snapshot.load(one.snapshot).public_key == identity.public_key
+            for one in self._store.covenants.ended()
+            if one.local == local and one.snapshot
+        )
 
     def _propose(
         self, local: CellID, engine: Engine, identity: Identity, covenants: list[Covenant]
@@ -193,3 +205,10 @@ class Rotation:
     def _soon(self, what: Callable[[_T], None], argument: _T) -> None:
         """After the events of now have been carried out."""
         asyncio.get_running_loop().call_soon(what, argument)
+
+
+def _is_offered(covenant: Covenant, identity: Identity) -> bool:
+    """Whether a covenant has gone over to a key of ours, or may yet."""
+    rotation = covenant.amendment.rotation if covenant.amendment is not None else None
+    keys = covenant.public_key, rotation.public_key if rotation is not None else b""
+    return identity.public_key in keys
