@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
-C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] controlplane/assent/sim/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch] tests/races/*.[ch])
+C_FILES = $(wildcard bpf/*.[ch] bpf/include/assent/*.h controlplane/assent/native/*.[ch] controlplane/assent/sim/*.[ch] controlplane/assent/numiport/native/*.[ch] tests/packet/*.[ch] tests/host/*.[ch] tests/fuzz/*.[ch] tests/races/*.[ch])
 
 say = @printf '\033[1m==>\033[0m %s\n'
 

@@ -85,15 +85,15 @@ def build_stubs() -> None:
 
 
 def build_native() -> None:
-    """Compiles the binding of libbpf, the endpoint's per-packet loops, and the simulator."""
-    engine = [
-        *(PACKAGE / "native").glob("*.[ch]"),
-        *(ROOT / "bpf" / "include" / "assent").glob("*.h"),
-    ]
+    """Compiles the binding of libbpf, the per-packet loops, the simulator, and Numiport."""
+    shared = [*(ROOT / "bpf" / "include" / "assent").glob("*.h")]
+    engine = [*(PACKAGE / "native").glob("*.[ch]"), *shared]
+    numi = PACKAGE / "numiport" / "native"
     modules = {
         "_libbpf": (PACKAGE / "dataplane" / "ffi_build.py", []),
         "_native": (PACKAGE / "native" / "ffi_build.py", engine),
         "_sim": (PACKAGE / "sim" / "ffi_build.py", [*(PACKAGE / "sim").glob("*.[ch]"), *engine]),
+        "_numi": (numi / "ffi_build.py", [*numi.glob("*.[ch]"), *shared]),
     }
     with contextlib.ExitStack() as stack:
         compiling = {}

@@ -12,6 +12,7 @@ to see it again (those of gate and egress need ASSENT_TABLES=build/fuzz/gate.tab
 | frame | bpf/frame.h | one frame: EtherTypes and VLAN tags |
 | lwf | bpf/include/assent/lwf.h | one LWF frame |
 | flow | controlplane/assent/native/flow.c | frames, and turns of the engine |
+| numiport | bpf/include/assent/numiport.h and its codec | one datagram of Numiport |
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from assent.wire.lwf import Header as LwfHeader
 
 from ..packet import twin
 from ..packet.conftest import Rig, tagged
+from ..unit.numi_packets import VECTORS, datagram_of
 from . import libfuzzer
 
 HERE = Path(__file__).resolve().parent
 NATIVE = twin.ROOT / "controlplane" / "assent" / "native"
+NUMI = twin.ROOT / "controlplane" / "assent" / "numiport" / "native"
 FUZZER = ["-fsanitize=fuzzer", "-Wno-unused-const-variable", "-Wno-unused-function"]
 # Small, for it is set back before each input; the rig sets up three sessions, and one once more.
 TINY = Profile(
@@ -87,6 +90,7 @@ def build(name: str) -> Path:
             ["-D_GNU_SOURCE", f"-I{NATIVE}", "-lcrypto"],
             list(NATIVE.glob("*.h")),
         ),
+        "numiport": ([source, NUMI / "wire.c"], [f"-I{NUMI}", "-lcrypto"], [NUMI / "numi.h"]),
     }[name]
     return twin.compiled(f"fuzz_{name}", "clang", sources, [*FUZZER, *flags], inputs)
 
@@ -303,3 +307,12 @@ def test_lwf(tmp_path: Path) -> None:
 
 def test_flow(tmp_path: Path) -> None:
     run("flow", flow_seeds(), tmp_path)
+
+
+def test_numiport(tmp_path: Path) -> None:
+    seeds = {
+        f"{number}-{how:x}": bytes([how]) + datagram_of(vector)
+        for number, vector in enumerate(VECTORS)
+        for how in (0x0, 0xD, 0xF)
+    }
+    run("numiport", seeds, tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs fuzz_control.py and fuzz_covenant.py: briefly, or, under `make fuzz`, for longer.
+"""Runs the fuzz programs in Python: briefly, or, under `make fuzz`, for longer.
 
 Atheris is in the extra `dev`, but for machines and Pythons that it has no wheels for: there these
 are skipped.
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["control", "covenant"])
+@pytest.mark.parametrize("name", ["control", "covenant", "numi"])
 def test_python(name: str, tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / f"fuzz_{name}.py")]
     seeds = tmp_path / "seeds"

@@ -12,6 +12,7 @@ from ..packet import twin
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parents[1] / "controlplane" / "assent" / "native"
+NUMIPORT = HERE.parents[1] / "controlplane" / "assent" / "numiport" / "native"
 # With the sanitizers, more than -O1 takes the compiler half as long again.
 FLAGS = [
     *("-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"),
@@ -48,7 +49,7 @@ def engine() -> Path:
 def _kept(name: str, sources: list[Path], flags: Iterable[str]) -> Path:
     compiler = shutil.which("gcc")
     assert compiler is not None, "install Debian's package gcc"
-    headers = [*twin.HEADERS, *HERE.glob("*.h"), *NATIVE.glob("*.[ch]")]
+    headers = [*twin.HEADERS, *HERE.glob("*.h"), *NATIVE.glob("*.[ch]"), *NUMIPORT.glob("*.[ch]")]
     command = [compiler, *FLAGS, *map(str, sources), *flags]
     return twin.kept(name, command, [*sources, *headers, Path(__file__)])
 
