@@ -19,7 +19,7 @@ from .twin import DifferenceError, Twin
 
 FRAMES = 20_000 if twins.IN_VM else 500_000
 # So few frames hold too few of these to count on.
-SELDOM = frozenset({"over_rate", "lease_expired"} if twins.IN_VM else ())
+SELDOM = frozenset({"over_rate", "lease_expired", "outside_window"} if twins.IN_VM else ())
 SEEDS = (1, 2)
 # Reasons that need several CPUs at once, or are said of frames that leave.
 EXEMPT = {"contended", "not_local"}
