@@ -307,6 +307,9 @@ class _News:
         self._sessions = sessions
         self._told = told
 
+    def initial_metadata(self) -> None:
+        """Told of everything already."""
+
     def cancel(self) -> None:
         """Watches no more."""
         self._told.put(None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from assent.transport.core import EndpointCore
 
 _RETRY_S: Final = 0.5
+_SERVED_S: Final = 2.0
 
 
 class SessionNews:
@@ -30,12 +31,17 @@ class SessionNews:
         self._endpoint = endpoint
         self._client = client
         self._stopping = threading.Event()
+        self._served = threading.Event()
         self._stream: Any = None
         self._thread = threading.Thread(target=self._run, name="assent news", daemon=True)
 
     def start(self) -> None:
-        """Begins."""
+        """Begins, and waits until the daemon tells what happens; not for long, where it is away.
+
+        A peer may leave as soon as it is sent something, and nobody would hear of it.
+        """
         self._thread.start()
+        self._served.wait(_SERVED_S)
 
     def stop(self) -> None:
         """Ends, and waits for the end."""
@@ -52,6 +58,8 @@ class SessionNews:
                 self._stream = self._client.sessions.WatchSession(request)
                 if self._stopping.is_set():
                     self._stream.cancel()
+                self._stream.initial_metadata()
+                self._served.set()
                 for event in self._stream:
                     self._take(event)
             except ApiError:
